@@ -1,0 +1,1 @@
+"""Examples of clients and servers written with pulsar_client."""

@@ -1,0 +1,41 @@
+"""The echo protocol: a message ends with a blank line, the answer is the same message."""
+
+from typing import Any
+
+from pulsar_client import DelimitedDecoder, ProtocolConsumer
+
+SEPARATOR = b"\r\n\r\n"
+MAX_MESSAGE = 2**24
+
+
+class EchoProtocol(ProtocolConsumer):
+    """One exchange, client side: the result is the message without its separator."""
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self.decoder = DelimitedDecoder(SEPARATOR, max_size=MAX_MESSAGE)
+
+    def start_request(self) -> None:
+        """Send the message."""
+        self.write(self.request + SEPARATOR)
+
+    def data_received(self, data: bytes) -> bytes:
+        """Collect the answer."""
+        message, rest = self.decoder.decode(data)
+        if message is not None:
+            self.finished(message)
+        return rest
+
+
+class EchoServerProtocol(EchoProtocol):
+    """One exchange, server side; the message ``QUIT`` is answered and ends the connection."""
+
+    def data_received(self, data: bytes) -> bytes:
+        """Answer a message as soon as it is complete."""
+        message, rest = self.decoder.decode(data)
+        if message is not None:
+            self.write(message + SEPARATOR)
+            self.finished()
+            if message == b"QUIT":
+                self.connection.close()
+        return rest

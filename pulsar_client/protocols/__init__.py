@@ -1,0 +1,26 @@
+"""Protocols, consumers, framing and producers."""
+
+from pulsar_client.protocols.connection import Connection
+from pulsar_client.protocols.decoders import (
+    DelimitedDecoder,
+    FixedSizeDecoder,
+    LengthPrefixedDecoder,
+)
+from pulsar_client.protocols.flow_control import FlowControl
+from pulsar_client.protocols.idle_timer import Timeout
+from pulsar_client.protocols.producer import Producer
+from pulsar_client.protocols.protocol import Protocol, PulsarProtocol
+from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
+
+__all__ = [
+    "Connection",
+    "DelimitedDecoder",
+    "FixedSizeDecoder",
+    "FlowControl",
+    "LengthPrefixedDecoder",
+    "Producer",
+    "Protocol",
+    "ProtocolConsumer",
+    "PulsarProtocol",
+    "Timeout",
+]

@@ -1,0 +1,461 @@
+"""The bridge between a transport and the consumers of its data.
+
+One consumer at a time gets the data; what it leaves goes to the next.  This module knows nothing
+of pools, of addresses, or of what the bytes mean.
+
+Three rules keep an exchange pure; every path through this module follows one of them:
+
+1. Data that nobody asked for closes a client connection (it would become the next reply).
+2. An exchange that ended in any other way than its consumer's ``finished`` closes the connection.
+3. ``is_reusable`` is true only when none of that can happen: no consumer, no bytes, no upgrade.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from pulsar_client.events import OneTime
+from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
+from pulsar_client.protocols.producer import make_consumer
+from pulsar_client.protocols.protocol import Protocol
+from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
+
+__all__ = ["Connection"]
+
+
+class Connection(Protocol):
+    """A stream connection that hands its data to consumers, one exchange after the other.
+
+    Args:
+        consumer_factory: makes the consumer of each exchange; called without arguments.
+        timeout: idle seconds after which the connection closes; None or 0 for never.
+        **kw: see :class:`~pulsar_client.PulsarProtocol`.
+
+    Raises:
+        TypeError: ``consumer_factory`` is not callable, or a keyword is unknown.
+        ValueError: a time-out or a limit out of range.
+    """
+
+    #: Bytes that a consumer may leave without finishing its exchange; more is a protocol error.
+    max_buffered: int = 2**24
+    #: Seconds in which replies must be done once the peer has closed its sending side.
+    eof_grace: float = 30.0
+
+    _current_consumer: ProtocolConsumer | None = None
+    _requests_processed = 0
+    _upgraded = False
+    # What a consumer left without finishing, or what waits until writing may go on.
+    _buffered: bytes = b""
+    _feeding = False
+    # Close as soon as no request is in flight: the peer's end of file, or close_when_idle().
+    _last_request = False
+    _eof_handle: asyncio.TimerHandle | None = None
+    _tasks: set[asyncio.Task[Any]] | None = None
+
+    def __init__(
+        self,
+        consumer_factory: Callable[[], ProtocolConsumer] | None = None,
+        timeout: float | None = None,
+        **kw: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, **kw)
+        if consumer_factory is not None and not callable(consumer_factory):
+            raise TypeError(
+                f"consumer_factory is {consumer_factory!r}, expected a callable that makes a "
+                "ProtocolConsumer"
+            )
+        self._consumer_factory = consumer_factory
+        self._server_side = self._producer is not None and self._producer.server_side
+        #: Stop reading while writing is paused.  On by default on servers, where a client that
+        #: does not read must not fill the memory; never on clients, where two peers that both do
+        #: it deadlock.  A relay turns it off and couples its two sides instead.
+        self.throttle_reading: bool = self._server_side
+
+    @property
+    def server_side(self) -> bool:
+        """True where requests are answered, False where they are made."""
+        return self._server_side
+
+    @property
+    def requests_processed(self) -> int:
+        """How many requests were started on this connection."""
+        return self._requests_processed
+
+    @property
+    def is_reusable(self) -> bool:
+        """True only if the next exchange can't be touched by anything that was before.
+
+        The transport is open, no request is in flight, nothing is buffered in either direction,
+        and the connection was not upgraded away from its first protocol.
+        """
+        return (
+            self._current_consumer is None
+            and not self._closing
+            and not self._upgraded
+            and not self._buffered
+            and not self._last_request
+            and not self._paused
+            and self._transport is not None
+            and not self._transport.is_closing()
+            and self._transport.get_write_buffer_size() == 0
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What is known of this connection and its producer, for people to read."""
+        info = super().info()
+        info["connection"]["requests_processed"] = self._requests_processed
+        return info
+
+    # Consumers
+
+    def current_consumer(self) -> ProtocolConsumer:
+        """The consumer that takes incoming data; a new one is built when there is none.
+
+        Raises:
+            TypeError: the consumer factory is missing or gives something else.
+        """
+        consumer = self._current_consumer
+        if consumer is None:
+            producer = self._producer
+            if producer is None:
+                consumer = make_consumer(self._consumer_factory)
+            else:
+                consumer = producer.build_consumer(self._consumer_factory)
+            consumer._connection = self
+            self._current_consumer = consumer
+            consumer.connection_made(self)
+        return consumer
+
+    async def request(self, message: Any) -> Any:
+        """Make one request: ``start`` and ``on_finished`` of the current consumer.
+
+        Args:
+            message: what the consumer finds as its ``request``.
+
+        Returns:
+            The result of the request.
+
+        Raises:
+            RuntimeError: another request is in flight.
+            ConnectionClosed: the connection was lost; ``sent`` tells whether any byte was written.
+
+        Cancelling it abandons the request: the connection is then not reusable.
+        """
+        consumer = self.current_consumer()
+        await consumer.start(message)
+        return await consumer.on_finished
+
+    def upgrade(self, consumer_factory: Callable[[], ProtocolConsumer]) -> None:
+        """Speak another protocol from here on (WebSocket, a tunnel, STARTTLS).
+
+        Later consumers come from the new factory: the first as soon as the request in flight is
+        done, at once if there is none.  It gets the bytes that arrived behind the current message.
+
+        Raises:
+            TypeError: ``consumer_factory`` is not callable or gives no consumer.
+        """
+        if not callable(consumer_factory):
+            raise TypeError(
+                f"consumer_factory is {consumer_factory!r}, expected a callable that makes a "
+                "ProtocolConsumer"
+            )
+        self._consumer_factory = consumer_factory
+        self._upgraded = True
+        if self._current_consumer is None:
+            self.current_consumer()
+
+    async def start_tls(self, sslcontext: Any, server_hostname: str | None = None) -> None:
+        """Upgrade the transport to TLS in place.
+
+        Args:
+            sslcontext: an ``ssl.SSLContext``.
+            server_hostname: the name the server's certificate must have (clients).
+
+        Raises:
+            RuntimeError: there is no open transport.
+            ProtocolError: bytes that were sent in plain text wait to be consumed; taking them for
+                encrypted ones would let an attacker put words into the peer's mouth.
+            ssl.SSLError, OSError: the handshake failed; the connection is closed.
+
+        There is no time-out of its own beside the loop's for the handshake; cancelling it closes
+        the connection.
+        """
+        if self.closed:
+            raise RuntimeError(f"{self}: can't start TLS, the connection is closed")
+        if self._buffered:
+            raise ProtocolError(
+                f"{self}: {len(self._buffered)} bytes of plain text wait before the handshake"
+            )
+        loop = asyncio.get_running_loop()
+        old = self._transport
+        try:
+            new = await loop.start_tls(
+                old,
+                self,
+                sslcontext,
+                server_side=self._server_side,
+                server_hostname=server_hostname,
+            )
+        except BaseException:
+            self._begin_closing()
+            old.abort()
+            raise
+        if new is None:
+            raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
+        self._transport = new
+        self._set_write_limits(new)
+
+    def close_when_idle(self) -> OneTime:
+        """Close as soon as the request in flight is done; at once if there is none.
+
+        Returns:
+            The ``connection_lost`` event, as ``close`` does.
+        """
+        self._last_request = True
+        if not self._feeding and not self._is_busy():
+            return self.close()
+        return self._one_time_event("connection_lost")
+
+    # What consumers call
+
+    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
+        """Hand bytes to the transport; see ``Protocol.write``.
+
+        Raises:
+            ConnectionClosed: the connection is closing or lost; ``sent`` tells whether any byte of
+                the request in flight had been written before.
+        """
+        consumer = self._current_consumer
+        try:
+            waiter = Protocol.write(self, data)
+        except ConnectionClosed as closed:
+            closed.sent = consumer is not None and consumer._sent
+            raise
+        if consumer is not None:
+            consumer._sent = True
+        return waiter
+
+    def request_started(self, consumer: ProtocolConsumer) -> None:
+        """Count a request; called by its consumer."""
+        self._requests_processed += 1
+        if self._producer is not None:
+            self._producer.request_started()
+
+    def request_done(self, consumer: ProtocolConsumer) -> None:
+        """The consumer has finished; called by it, before anybody is told."""
+        if consumer is not self._current_consumer:
+            return
+        self._current_consumer = None
+        if self._upgraded and not self._closing:
+            self.current_consumer()
+        if not self._feeding and (self._buffered or self._last_request) and self._loop is not None:
+            # After those who wait for this request have been told.
+            self._loop.call_soon(self._after_request)
+
+    def request_failed(self, consumer: ProtocolConsumer, exc: BaseException) -> None:
+        """The consumer raised: its request ends with ``exc`` and the connection is cut."""
+        # A client's caller gets the exception; on a server nobody else would see it.
+        if self._server_side:
+            self._log_failure(consumer, exc)
+        consumer.finished(exc=exc)
+        self._cut()
+
+    def adopt(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine as a task of this connection; it is cancelled when the connection is
+        lost."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(coroutine, name=f"{self}")
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # What the loop calls
+
+    def data_received(self, data: bytes) -> None:
+        """Hand data to the current consumer and what it leaves to the next one."""
+        if self._timeout is not None and self._loop is not None:
+            self._last_activity = self._loop.time()
+        producer = self._producer
+        if self._many_times is None and (producer is None or producer._many_times is None):
+            self._feed(data)
+        else:
+            self._fire_many("data_received", data=data)
+            self._feed(data)
+            self._fire_many("data_processed", data=data)
+
+    def eof_received(self) -> bool | None:
+        """The peer sends no more: replies still due are sent, then the connection closes."""
+        if (
+            not self._server_side
+            or not self._is_busy()
+            or self._closing
+            # Over TLS the loop closes whatever we say.
+            or self._transport.get_extra_info("sslcontext") is not None
+        ):
+            self._begin_closing()
+            return None
+        self._last_request = True
+        assert self._loop is not None
+        # A message that was cut in the middle would never be answered.
+        self._eof_handle = self._loop.call_later(self.eof_grace, self.abort)
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Fail the request in flight and let nobody wait."""
+        if self._lost:
+            return
+        if self._eof_handle is not None:
+            self._eof_handle.cancel()
+            self._eof_handle = None
+        self._buffered = b""
+        super().connection_lost(exc)
+        consumer = self._current_consumer
+        self._current_consumer = None
+        if consumer is not None and not consumer._done:
+            try:
+                consumer.connection_lost(exc)
+            except Exception:
+                self.logger.exception("%s: connection_lost of %r failed", self, consumer)
+        for task in tuple(self._tasks or ()):
+            task.cancel()
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full; a server stops reading requests until it is not."""
+        super().pause_writing()
+        if self.throttle_reading:
+            self._hold_reading(self._HOLD_THROTTLE)
+
+    def resume_writing(self, exc: BaseException | None = None) -> None:
+        """The transport's buffer has drained: go on with what had to wait."""
+        super().resume_writing(exc)
+        if exc is None:
+            if self._buffered and not self._feeding and self._current_consumer is None:
+                self._after_request()
+            if not self._paused:
+                self._release_reading(self._HOLD_THROTTLE)
+
+    # Inside
+
+    def _is_busy(self) -> bool:
+        consumer = self._current_consumer
+        return (consumer is not None and consumer._started and not consumer._done) or bool(
+            self._buffered
+        )
+
+    def _feed(self, data: bytes) -> None:
+        if self._feeding:
+            # A consumer handed us data from inside its data_received: after this piece, then.
+            asyncio.get_running_loop().call_soon(self._feed, data)
+            return
+        if self._buffered:
+            data = self._buffered + data
+            self._buffered = b""
+        self._feeding = True
+        try:
+            while data and not self._closing:
+                if self._paused and self.throttle_reading and self._current_consumer is None:
+                    self._keep(data)
+                    break
+                data = self._feed_one(data)
+        finally:
+            self._feeding = False
+        if self._last_request and not self._is_busy() and not self._closing:
+            self.close()
+
+    def _feed_one(self, data: bytes) -> bytes:
+        """Feed one consumer; return what is left for the next."""
+        consumer = self._current_consumer
+        if consumer is None or not consumer._started:
+            consumer = self._consumer_for(data)
+            if consumer is None:
+                return b""
+        producer = self._producer
+        try:
+            if consumer._many_times is None and (producer is None or not producer._many_times):
+                rest = consumer.data_received(data)
+            else:
+                consumer._fire_many("data_received", data=data)
+                rest = consumer.data_received(data)
+                consumer._fire_many("data_processed", data=data)
+            if not rest:
+                return b""
+            if not isinstance(rest, bytes):
+                rest = _as_bytes(rest, consumer)
+        except Exception as exc:  # noqa: BLE001 - it is the request's exception
+            if consumer._done:
+                self._log_failure(consumer, exc)
+                self._cut()
+            else:
+                self.request_failed(consumer, exc)
+            return b""
+        if self._current_consumer is consumer:
+            self._keep(rest)
+            return b""
+        return rest
+
+    def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
+        """The consumer of data that no request in flight waits for; None if it is nobody's."""
+        if not self._server_side and not self._upgraded:
+            self.logger.debug("%s: %d bytes that nobody asked for, closing", self, len(data))
+            self.abort()
+            return None
+        consumer = None
+        try:
+            consumer = self.current_consumer()
+            if self._server_side:
+                consumer.start()
+        except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
+            self._log_failure(consumer, exc)
+            self._cut()
+            return None
+        if consumer._done:
+            # Aborted in pre_request: nobody will ever take this request's data.
+            self.close()
+            return None
+        return consumer
+
+    def _keep(self, data: bytes) -> None:
+        if len(data) > self.max_buffered:
+            exc = MessageTooLarge(
+                f"{self}: {len(data)} bytes are left over, at most {self.max_buffered} are kept"
+            )
+            if self._current_consumer is not None:
+                self.request_failed(self._current_consumer, exc)
+            else:
+                self.logger.debug("%s, closing", exc)
+                self.close()
+        else:
+            self._buffered = data
+
+    def _log_failure(self, consumer: ProtocolConsumer | None, exc: BaseException) -> None:
+        if isinstance(exc, ProtocolError) or self.closed:
+            # The peer's doing: at most a debug line, whatever it sends or how it leaves.
+            self.logger.debug("%s: %s, closing", self, exc)
+        else:
+            self.logger.error("%s: %r failed, closing", self, consumer, exc_info=exc)
+
+    def _cut(self) -> None:
+        """End a connection whose state can't be trusted."""
+        if self._server_side:
+            self.close()  # what was answered before is still due
+        else:
+            self.abort()
+
+    def _after_request(self) -> None:
+        """Go on after a request that ended outside ``data_received``."""
+        if self._closing or self._feeding:
+            return
+        if self._buffered:
+            self._feed(b"")
+        elif self._last_request and not self._is_busy():
+            self.close()
+
+
+def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:
+    if isinstance(rest, bytearray | memoryview):
+        return bytes(rest)
+    raise TypeError(
+        f"{consumer!r}.data_received() returned {rest!r}, expected the unused bytes or None"
+    )

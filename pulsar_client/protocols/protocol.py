@@ -1,0 +1,307 @@
+"""Protocols with events: the part that every transport has in common.
+
+A protocol knows its transport, how to write, how to close in a bounded time, and who made it.  It
+knows nothing of requests and consumers: see ``connection``.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+from pulsar_client.addresses import format_address
+from pulsar_client.events import EventHandler, OneTime
+from pulsar_client.exceptions import ConnectionClosed
+from pulsar_client.protocols.flow_control import FlowControl
+from pulsar_client.protocols.idle_timer import Timeout
+from pulsar_client.protocols.producer import Producer
+
+__all__ = ["Protocol", "PulsarProtocol"]
+
+_logger = logging.getLogger("pulsar_client.protocols")
+
+
+class PulsarProtocol(FlowControl, Timeout):
+    """Base of every protocol of this library.
+
+    Args:
+        loop: the event loop; None for the one that runs when the connection is made.
+        session: a number that tells this connection from others of its producer.
+        producer: who made this protocol; its many-times callbacks get this protocol's events.
+        logger: where this protocol logs.
+        **kw: ``timeout`` (idle seconds), ``low_limit`` and ``high_limit`` (bytes).
+
+    Raises:
+        TypeError: an unknown keyword, or a loop that is none.
+        ValueError: a time-out or a limit out of range.
+    """
+
+    ONE_TIME_EVENTS = ("connection_made", "connection_lost")
+    MANY_TIMES_EVENTS = ("data_received", "data_processed", "before_write", "after_write")
+
+    #: Seconds that ``close()`` waits for the peer to take what was written before it aborts.
+    close_grace: float = 3.0
+
+    _transport: Any = None
+    _address: Any = None
+    _made = False
+    _lost = False
+    _lost_exc: BaseException | None = None
+    # True from the moment the connection stops being usable, before its transport is gone.
+    _closing = False
+    _close_handle: asyncio.TimerHandle | None = None
+    _closing_callbacks: list[Callable[[Any], object]] | None = None
+    logger = _logger
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        session: int = 1,
+        producer: Producer | None = None,
+        logger: logging.Logger | None = None,
+        **kw: Any,
+    ) -> None:
+        super().__init__(loop=loop, **kw)
+        self.session = session
+        self._producer = producer
+        if logger is not None:
+            self.logger = logger
+
+    def __repr__(self) -> str:
+        where = "<pending>" if self._address is None else format_address(self._address)
+        return f"{where} session {self.session}"
+
+    @property
+    def producer(self) -> Any:
+        """Who made this protocol, or None."""
+        return self._producer
+
+    @property
+    def transport(self) -> Any:
+        """The transport; None before ``connection_made``."""
+        return self._transport
+
+    @property
+    def address(self) -> Any:
+        """The peer's address, else the socket's own; None before ``connection_made``.
+
+        It stays what it was when the connection is lost.
+        """
+        return self._address
+
+    @property
+    def sock(self) -> socket.socket | None:
+        """The transport's socket, or None."""
+        if self._transport is None:
+            return None
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        return sock
+
+    @property
+    def closed(self) -> bool:
+        """True when the connection can't be used: closing, lost, or not made yet."""
+        transport = self._transport
+        return self._closing or transport is None or transport.is_closing()
+
+    def info(self) -> dict[str, Any]:
+        """What is known of this connection and its producer, for people to read."""
+        info: dict[str, Any] = {} if self._producer is None else dict(self._producer.info())
+        info["connection"] = {
+            "session": self.session,
+            "address": None if self._address is None else format_address(self._address),
+            "closed": self.closed,
+            "timeout": self._timeout,
+        }
+        return info
+
+    def add_closing_callback(self, callback: Callable[[Self], object]) -> None:
+        """Call ``callback(self)`` once, in the loop turn in which this stops being usable.
+
+        That is earlier than ``connection_lost``, which comes when the transport is gone: at
+        ``close()``, ``abort()``, the peer's end of file, or data nobody asked for.  It is called
+        at once if that has happened.  A pool listens here.
+        """
+        if self._closing:
+            callback(self)
+        elif self._closing_callbacks is None:
+            self._closing_callbacks = [callback]
+        else:
+            self._closing_callbacks.append(callback)
+
+    def remove_closing_callback(self, callback: Callable[[Self], object]) -> None:
+        """Take back what ``add_closing_callback`` added; unknown ones are ignored."""
+        if self._closing_callbacks is not None and callback in self._closing_callbacks:
+            self._closing_callbacks.remove(callback)
+
+    # What the loop calls
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the transport, start the idle timer and fire ``connection_made``."""
+        self._transport = transport
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        # A unix peer has the empty name '': then the socket's own says more.
+        self._address = transport.get_extra_info("peername") or transport.get_extra_info(
+            "sockname"
+        )
+        if self._closing:
+            # close() came before the connection did.
+            transport.abort()
+            return
+        self._set_write_limits(transport)
+        if self._producer is not None:
+            self._producer.protocol_made(self)
+        self._made = True
+        if self._timeout is not None:
+            self._start_idle_timer()
+        self._fire_once("connection_made", self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The transport is gone: fire ``connection_lost`` with ``exc`` and let nobody wait."""
+        if self._lost:
+            return
+        self._lost = True
+        self._lost_exc = exc
+        self._begin_closing()
+        if self._close_handle is not None:
+            self._close_handle.cancel()
+            self._close_handle = None
+        self._stop_idle_timer()
+        if self._paused:
+            closed = ConnectionClosed(f"{self}: lost while writing was paused", sent=True)
+            closed.__cause__ = exc
+            self.resume_writing(closed)
+        if not self._made:
+            # Whoever waits for the connection must not wait for ever.
+            never = ConnectionClosed(f"{self}: lost before it was made")
+            never.__cause__ = exc
+            self._lost_exc = exc
+            self._fire_once("connection_made", self, never)
+        elif self._producer is not None:
+            self._producer.protocol_lost(self)
+        self._fire_once("connection_lost", self, exc)
+
+    def eof_received(self) -> bool | None:
+        """The peer sends no more: close, flushing what was written."""
+        self._begin_closing()
+        return None
+
+    # What users call
+
+    def close(self) -> OneTime:
+        """Send what was written before, then close; idempotent.
+
+        A peer that does not take it within ``close_grace`` seconds (3 by default) is cut off.
+
+        Returns:
+            The ``connection_lost`` event.  Awaiting it always ends, also when there never was a
+            transport; it raises what the connection was lost with, if that was an error.
+        """
+        event = self._one_time_event("connection_lost")
+        if self._lost or self._close_handle is not None:
+            return event
+        self._begin_closing()
+        transport = self._transport
+        if transport is None:
+            self.connection_lost(None)
+        else:
+            assert self._loop is not None
+            transport.close()
+            self._close_handle = self._loop.call_later(self.close_grace, transport.abort)
+        return event
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost."""
+        self._begin_closing()
+        if self._transport is None:
+            self.connection_lost(None)
+        else:
+            self._transport.abort()
+
+    # For subclasses
+
+    def _begin_closing(self) -> None:
+        # Synchronous: a pool must not lease a connection once it is known to be useless (I18).
+        if self._closing:
+            return
+        self._closing = True
+        callbacks, self._closing_callbacks = self._closing_callbacks, None
+        for callback in callbacks or ():
+            callback(self)
+
+    def _upstream(self) -> EventHandler | None:
+        return self._producer
+
+    def _recall(self, name: str) -> tuple[Any, BaseException | None] | None:
+        if name == "connection_lost":
+            return (self, self._lost_exc) if self._lost else None
+        if name == "connection_made":
+            if self._made:
+                return self, None
+            if self._lost:
+                return None, ConnectionClosed(f"{self}: lost before it was made")
+        return None
+
+    def _is_connected(self) -> bool:
+        return self._transport is not None and not self._closing
+
+    def _is_busy(self) -> bool:
+        return False
+
+    def _idle_expired(self) -> None:
+        self.logger.debug("%s: idle for %s s, closing", self, self._timeout)
+        self.close()
+
+
+class Protocol(PulsarProtocol, asyncio.Protocol):
+    """A stream protocol with events; see :class:`PulsarProtocol` for the parameters."""
+
+    _read_holds = 0
+    _HOLD_USER = 1
+    _HOLD_THROTTLE = 2
+
+    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
+        """Hand bytes to the transport.
+
+        Returns:
+            None when the transport takes more; else an awaitable that completes when writing may
+            go on, and raises :class:`~pulsar_client.ConnectionClosed` if the connection is lost
+            first.  Not awaiting it is allowed: the bytes are on their way either way.
+
+        Raises:
+            ConnectionClosed: the connection is closing, lost, or not made yet.
+            TypeError: ``data`` is not bytes.
+        """
+        transport = self._transport
+        if transport is None or self._closing or transport.is_closing():
+            raise ConnectionClosed(f"{self}: can't write, the connection is closed")
+        if self._timeout is not None and self._loop is not None:
+            self._last_activity = self._loop.time()
+        producer = self._producer
+        if self._many_times is None and (producer is None or producer._many_times is None):
+            transport.write(data)
+        else:
+            self._fire_many("before_write", data=data)
+            transport.write(data)
+            self._fire_many("after_write", data=data)
+        return self._drained() if self._paused else None
+
+    def pause_reading(self) -> None:
+        """Take no more bytes from the peer until :meth:`resume_reading`; idempotent."""
+        self._hold_reading(self._HOLD_USER)
+
+    def resume_reading(self) -> None:
+        """Undo :meth:`pause_reading`; idempotent."""
+        self._release_reading(self._HOLD_USER)
+
+    def _hold_reading(self, reason: int) -> None:
+        if self._read_holds == 0 and not self.closed:
+            self._transport.pause_reading()
+        self._read_holds |= reason
+
+    def _release_reading(self, reason: int) -> None:
+        if self._read_holds & reason:
+            self._read_holds &= ~reason
+            if self._read_holds == 0 and not self.closed:
+                self._transport.resume_reading()

@@ -1,0 +1,297 @@
+"""One exchange on a connection: a request and its response, seen from a client or a server.
+
+A consumer knows the protocol that is spoken; it sees its connection through
+:class:`ConsumerConnection` and knows nothing of pools, producers' kinds or sockets.
+"""
+
+import asyncio
+import typing
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, Self
+
+from pulsar_client.events import EventHandler, OneTime
+from pulsar_client.exceptions import AbortRequest, ConnectionClosed
+
+__all__ = ["ConsumerConnection", "ProtocolConsumer"]
+
+_SELF: Any = object()
+
+
+class ConsumerConnection(typing.Protocol):
+    """What a consumer needs of the connection that feeds it."""
+
+    @property
+    def transport(self) -> Any:
+        """The transport, or None."""
+
+    @property
+    def producer(self) -> Any:
+        """Who made the connection, or None."""
+
+    @property
+    def address(self) -> Any:
+        """The peer's address."""
+
+    @property
+    def server_side(self) -> bool:
+        """True where requests are answered, False where they are made."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
+        """Hand bytes to the transport."""
+
+    def request_started(self, consumer: Any) -> None:
+        """Count the request."""
+
+    def request_done(self, consumer: Any) -> None:
+        """The consumer takes no more data."""
+
+    def adopt(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """Run a coroutine as a task that the connection owns."""
+
+    def request_failed(self, consumer: Any, exc: BaseException) -> None:
+        """The consumer raised ``exc`` where only the connection could catch it."""
+
+
+class _Started:
+    """What ``start`` returns: an awaitable that is done already."""
+
+    __slots__ = ("_consumer",)
+
+    def __init__(self, consumer: "ProtocolConsumer") -> None:
+        self._consumer = consumer
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._consumer
+        yield
+
+
+class ProtocolConsumer(EventHandler):
+    """Consumes the data of one exchange, on a client or on a server.
+
+    Servers implement :meth:`data_received`; clients also :meth:`start_request`.  Order of a
+    client request: the connection's ``connection_made``, :meth:`connection_made`, ``pre_request``,
+    :meth:`start_request`, then for each piece of data the connection's ``data_received``, the
+    ``data_received`` event, :meth:`data_received`, ``post_request`` when that finished the
+    request, ``data_processed``, the connection's ``data_processed``.
+    """
+
+    ONE_TIME_EVENTS = ("pre_request", "post_request")
+    MANY_TIMES_EVENTS = ("data_received", "data_processed")
+
+    _connection: Any = None
+    _request: Any = None
+    _result: Any = None
+    _exc: BaseException | None = None
+    _started = False
+    _done = False
+    # pre_request and its callbacks are over: it is too late to abort.
+    _handed_over = False
+    _aborted: AbortRequest | None = None
+    # A byte of the request was handed to the transport, or may have been.
+    _sent = False
+
+    @property
+    def connection(self) -> Any:
+        """The connection that feeds this consumer; None until it is attached."""
+        return self._connection
+
+    @property
+    def producer(self) -> Any:
+        """The connection's producer, or None."""
+        return None if self._connection is None else self._connection.producer
+
+    @property
+    def request(self) -> Any:
+        """What :meth:`start` was given; None before, and on servers."""
+        return self._request
+
+    @property
+    def transport(self) -> Any:
+        """The connection's transport, or None.
+
+        Whoever writes to it directly is out of our sight, so from here on the request counts as
+        (possibly) sent.
+        """
+        if self._connection is None:
+            return None
+        self._sent = True
+        return self._connection.transport
+
+    @property
+    def address(self) -> Any:
+        """The peer's address, or None without a connection."""
+        return None if self._connection is None else self._connection.address
+
+    @property
+    def on_finished(self) -> OneTime:
+        """The ``post_request`` event: awaiting it gives the result or raises.
+
+        Cancelling that wait abandons the request; its connection then does not go back to a pool.
+        """
+        return self._one_time_event("post_request")
+
+    def done(self) -> bool:
+        """True once the request is finished, with a result or an exception."""
+        return self._done
+
+    # To implement
+
+    def start_request(self) -> None:
+        """Write the request (clients).
+
+        An exception becomes the request's exception, and the connection is closed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement start_request()")
+
+    def data_received(self, data: bytes) -> bytes | None:
+        """Take data from the peer.
+
+        Returns:
+            The bytes that are not this exchange's, or None.  A consumer that has not finished gets
+            what it returned again, with the bytes that follow.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement data_received()")
+
+    def connection_made(self, connection: Any) -> None:
+        """A connection starts using this consumer; does nothing by default."""
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection was lost while this exchange was in flight.
+
+        By default the request ends with :class:`~pulsar_client.ConnectionClosed`, whose ``sent``
+        tells whether any byte of it had been written and whose cause is ``exc``.
+        """
+        if self._done:
+            return
+        what = "its reply" if self._sent else "it was sent"
+        why = "" if exc is None else f": {exc}"
+        closed = ConnectionClosed(
+            f"{self._connection}: the request lost its connection before {what}{why}",
+            sent=self._sent,
+        )
+        closed.__cause__ = exc
+        self.finished(exc=closed)
+
+    # To call
+
+    def start(self, request: Any = None) -> Awaitable[Self]:
+        """Begin: count the request, fire ``pre_request``, then call :meth:`start_request`.
+
+        When no ``pre_request`` callback is a coroutine function all this has happened when
+        ``start`` returns.  On a server only ``pre_request`` is fired.
+
+        Returns:
+            An awaitable that gives this consumer once the request is handed to the connection.
+            It never raises what went wrong with the request: :attr:`on_finished` does.
+
+        Raises:
+            RuntimeError: the consumer was started before, or has no connection or transport.
+        """
+        connection = self._connection
+        if self._started:
+            raise RuntimeError(f"{self!r} was started before: one consumer serves one request")
+        if connection is None:
+            raise RuntimeError(f"{self!r} has no connection")
+        if connection.transport is None:
+            raise RuntimeError(f"{self!r}: the connection has no transport")
+        self._started = True
+        self._request = request
+        connection.request_started(self)
+        producer = connection.producer
+        if self._one_time is not None or (producer is not None and producer._many_times):
+            event = self._fire_once("pre_request", self)
+            if event is not None:
+                if not event.done():
+                    started: Awaitable[Self] = connection.adopt(self._start_later(event))
+                    return started
+                exc = event.exception()
+                if exc is not None and self._aborted is None:
+                    self.finished(exc=exc)
+        self._hand_over()
+        return _Started(self)
+
+    def finished(self, result: Any = _SELF, exc: BaseException | None = None) -> None:
+        """Complete the request; later calls do nothing.
+
+        Args:
+            result: what awaiting :attr:`on_finished` gives; this consumer by default.
+            exc: what it raises instead.
+        """
+        if self._done:
+            return
+        self._done = True
+        self._result = self if result is _SELF else result
+        self._exc = exc
+        connection = self._connection
+        if connection is None:
+            if self._one_time is not None:
+                self._fire_once("post_request", self._result, exc)
+            return
+        # First, so that whoever is woken below finds the connection free.
+        connection.request_done(self)
+        producer = connection.producer
+        if self._one_time is not None or (producer is not None and producer._many_times):
+            self._fire_once("post_request", self._result, exc)
+
+    def abort_request(self) -> None:
+        """Abort the request from a ``pre_request`` callback: nothing of it is written.
+
+        :attr:`on_finished` then raises :class:`~pulsar_client.AbortRequest`.
+
+        Raises:
+            AbortRequest: always, in time: let it end the callback.
+            RuntimeError: it is too late, the request was handed to the connection.
+        """
+        if self._handed_over or self._done:
+            raise RuntimeError(f"{self!r}: too late to abort, the request was handed over")
+        self._aborted = AbortRequest(f"{self!r} was aborted")
+        raise self._aborted
+
+    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
+        """Write through the connection; see ``Connection.write``.
+
+        Raises:
+            RuntimeError: there is no connection.
+            ConnectionClosed: the connection is closing or lost.
+        """
+        if self._connection is None:
+            raise RuntimeError(f"{self!r} has no connection to write to")
+        result: Awaitable[None] | None = self._connection.write(data)
+        return result
+
+    # Inside
+
+    def _hand_over(self) -> None:
+        """The end of ``start``: the request goes to the connection, unless it is over."""
+        self._handed_over = True
+        if self._aborted is not None:
+            self.finished(exc=self._aborted)
+        if self._done or self._connection.server_side:
+            return
+        try:
+            self.start_request()
+        except Exception as exc:  # noqa: BLE001 - it is the request's exception
+            self._connection.request_failed(self, exc)
+
+    async def _start_later(self, pre_request: OneTime) -> Self:
+        """``start`` with coroutine callbacks of ``pre_request``."""
+        try:
+            await pre_request
+        except asyncio.CancelledError:
+            # Whoever waited for start() gave up before anything was written.
+            self.finished(exc=AbortRequest(f"{self!r} was cancelled before it was written"))
+            raise
+        except Exception as exc:  # noqa: BLE001 - it is the request's exception
+            if self._aborted is None:
+                self.finished(exc=exc)
+        self._hand_over()
+        return self
+
+    def _upstream(self) -> EventHandler | None:
+        producer: EventHandler | None = self.producer
+        return producer
+
+    def _recall(self, name: str) -> tuple[Any, BaseException | None] | None:
+        if name == "post_request":
+            return (self._result, self._exc) if self._done else None
+        return (self, self._aborted) if self._started else None

@@ -1,0 +1,275 @@
+"""A server of stream connections: TCP, TLS and unix sockets.
+
+This module knows nothing of processes, signals or settings.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+from pulsar_client.addresses import check_address, format_address
+from pulsar_client.durations import check_seconds
+from pulsar_client.protocols.producer import Producer
+from pulsar_client.servers.listening_sockets import (
+    bind_listening_sockets,
+    remove_socket_file,
+    socket_file_inode,
+)
+
+__all__ = ["TcpServer"]
+
+_logger = logging.getLogger("pulsar_client.servers")
+
+
+class TcpServer(Producer):
+    """Serves connections made by ``protocol_factory``.
+
+    Args:
+        protocol_factory: called as ``factory(session=, producer=, loop=, logger=, **kw)``;
+            usually ``partial(Connection, YourConsumer)``.
+        loop: the event loop; None for the running one.
+        address: ``(host, port)``, ``("", port)`` for every interface of IPv4 and IPv6 (port 0:
+            any, the same for both), or ``"unix:/path"``.
+        name: what log lines call this server.
+        sockets: bound stream sockets to serve instead of an address; closed with the server.
+        max_requests: close gracefully when so many requests have been started; None or 0 for
+            never.
+        keep_alive: seconds after which an idle connection is closed; None or 0 for never.
+        logger: where the server and its connections log.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or out of range; the message names it.
+    """
+
+    ONE_TIME_EVENTS = ("start", "stop")
+
+    server_side = True
+    #: Seconds that ``close()`` gives requests in flight before it aborts their connections.
+    close_grace: float = 5.0
+
+    def __init__(
+        self,
+        protocol_factory: Callable[..., Any] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        address: Any = None,
+        name: str | None = None,
+        sockets: Iterable[socket.socket] | None = None,
+        max_requests: int | None = None,
+        keep_alive: float | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        super().__init__(loop, protocol_factory, name, max_requests, logger or _logger)
+        if address is not None:
+            check_address(address)
+        check_seconds("keep_alive", keep_alive)
+        self._requested_address = address
+        self._given_sockets = None if sockets is None else list(sockets)
+        for sock in self._given_sockets or ():
+            if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
+                raise TypeError(f"sockets has {sock!r}, expected bound stream sockets")
+        self.keep_alive = keep_alive or None
+        self._sockets: list[socket.socket] = []
+        # The file of the unix socket that this server made, and nobody else's.
+        self._socket_file: tuple[int, int] | None = None
+        self._addresses: list[Any] = []
+        self._servers: list[Any] = []
+        self._started_at: float | None = None
+        self._close_task: asyncio.Task[None] | None = None
+        self._all_lost: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        where = ", ".join(format_address(a) for a in self._addresses) or "nowhere"
+        return (
+            f"<{type(self).__name__} {self.name!r} on {where}: "
+            f"{len(self._protocols)} connections, {self._requests_processed} requests>"
+        )
+
+    @property
+    def address(self) -> Any:
+        """The first address served, as its socket names it; None while not serving.
+
+        For a unix socket it is ``"unix:/path"``, so that a client can be given it as it is.
+        """
+        return self._addresses[0] if self._addresses else None
+
+    @property
+    def addresses(self) -> list[Any]:
+        """Every address served; empty while not serving."""
+        return list(self._addresses)
+
+    @property
+    def sockets(self) -> list[socket.socket] | None:
+        """The listening sockets; None while not serving."""
+        return list(self._sockets) or None
+
+    def info(self) -> dict[str, Any]:
+        """What is known of this server, for people to read."""
+        uptime = 0.0
+        if self._started_at is not None and self._loop is not None:
+            uptime = self._loop.time() - self._started_at
+        return {
+            "server": {
+                "uptime_in_seconds": int(uptime),
+                "sockets": [{"address": format_address(a)} for a in self._addresses],
+                "max_requests": self.max_requests,
+                "keep_alive": self.keep_alive,
+            },
+            "clients": {
+                "processed_clients": self._sessions,
+                "connected_clients": len(self._protocols),
+                "requests_processed": self._requests_processed,
+            },
+        }
+
+    async def __aenter__(self) -> Self:
+        if not self._servers:
+            await self.start_serving()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def start_serving(
+        self, backlog: int = 100, sslcontext: ssl.SSLContext | None = None
+    ) -> None:
+        """Bind if necessary and accept connections; ``start`` fires when it does.
+
+        Args:
+            backlog: connections that may wait to be accepted.
+            sslcontext: serve TLS with it; None for plain connections.
+
+        Raises:
+            RuntimeError: it serves already, or is closed.
+            ValueError: neither an address nor sockets were given, or ``backlog`` is below 1.
+            TypeError: ``sslcontext`` is no SSLContext.
+            OSError: the address can't be bound.
+        """
+        if self._servers or self._close_task is not None:
+            state = "closed" if self._close_task is not None else "serving already"
+            raise RuntimeError(f"{self!r} is {state}: a server serves once")
+        if isinstance(backlog, bool) or not isinstance(backlog, int) or backlog < 1:
+            raise ValueError(f"backlog is {backlog!r}, expected an int >= 1")
+        if sslcontext is not None and not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is {sslcontext!r}, expected an ssl.SSLContext or None")
+        loop = self._loop = asyncio.get_running_loop()
+        sockets = self._given_sockets
+        if sockets is None:
+            if self._requested_address is None:
+                raise ValueError(f"{self!r} has neither an address nor sockets to serve")
+            sockets = bind_listening_sockets(self._requested_address, backlog=backlog)
+            self._socket_file = socket_file_inode(self._requested_address)
+        self._sockets = sockets
+        self._addresses = [_name_of(sock) for sock in sockets]
+        try:
+            for sock in sockets:
+                create = (
+                    loop.create_unix_server
+                    if sock.family == socket.AF_UNIX
+                    else loop.create_server
+                )
+                self._servers.append(
+                    await create(self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext)
+                )
+        except BaseException:
+            self._stop_listening()
+            for sock in sockets:
+                sock.close()
+            raise
+        self._started_at = loop.time()
+        self.logger.debug("%r is serving", self)
+        self.fire_event("start")
+
+    def create_protocol(self, **kw: Any) -> Any:
+        """Make the protocol of an accepted connection, with this server's ``keep_alive``."""
+        if self.keep_alive is not None:
+            kw.setdefault("timeout", self.keep_alive)
+        return super().create_protocol(**kw)
+
+    async def close(self, *, grace: float | None = None) -> None:
+        """Stop gracefully; ``stop`` fires when all is closed.
+
+        No more connections are accepted, idle ones close, requests in flight may finish; what is
+        left after ``grace`` seconds is aborted.  Idempotent; cancelling the wait does not stop it.
+
+        Args:
+            grace: seconds; ``close_grace`` (5) by default.
+        """
+        check_seconds("grace", grace)
+        self._begin_close(self.close_grace if grace is None else grace)
+        assert self._close_task is not None
+        await asyncio.shield(self._close_task)
+
+    def _begin_close(self, grace: float) -> None:
+        if self._close_task is None:
+            self._close_task = asyncio.get_running_loop().create_task(
+                self._close(grace), name=f"close of {self.name}"
+            )
+
+    async def _close(self, grace: float) -> None:
+        self._stop_listening()
+        for protocol in tuple(self._protocols):
+            _finish(protocol)
+        if self._protocols:
+            await self._wait_lost(grace)
+        for protocol in tuple(self._protocols):
+            protocol.abort()
+        if self._protocols:
+            await self._wait_lost(1.0)
+        self._addresses = []
+        self._sockets = []
+        self.fire_event("stop")
+
+    async def _wait_lost(self, seconds: float) -> None:
+        self._all_lost = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._all_lost
+        except TimeoutError:
+            pass
+        finally:
+            self._all_lost = None
+
+    def _stop_listening(self) -> None:
+        if self._socket_file is not None:
+            remove_socket_file(self._requested_address, self._socket_file)
+            self._socket_file = None
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    # What its protocols call
+
+    def request_started(self) -> None:
+        """Count a request; the last of ``max_requests`` begins the close."""
+        super().request_started()
+        if self.max_requests is not None and self._requests_processed >= self.max_requests:
+            self._begin_close(self.close_grace)
+
+    def protocol_made(self, protocol: Any) -> None:
+        """Keep track of a connection, to close it with the server."""
+        super().protocol_made(protocol)
+        if self._close_task is not None:
+            # Accepted before the close, ready only now (a TLS handshake).
+            _finish(protocol)
+
+    def protocol_lost(self, protocol: Any) -> None:
+        """Forget a connection."""
+        super().protocol_lost(protocol)
+        if not self._protocols and self._all_lost is not None and not self._all_lost.done():
+            self._all_lost.set_result(None)
+
+
+def _finish(protocol: Any) -> None:
+    """Close a connection when its request is done; one without requests, at once."""
+    finish = getattr(protocol, "close_when_idle", None) or protocol.close
+    finish()
+
+
+def _name_of(sock: socket.socket) -> Any:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return format_address(name)
+    return name

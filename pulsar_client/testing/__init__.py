@@ -1,0 +1,47 @@
+"""Tools to test protocols, clients and pools, also your own.
+
+- `memory_pair`, `MemoryTransport`, `Link`: two protocols joined without sockets, with bytes that
+  come late, in pieces, not at all, or up to a point.
+- `VirtualClockLoop`, `Deadlock`: a loop in which time-outs take no time, and a test that would
+  hang fails instead.
+- `FaultProxy`, `Direction`: a real TCP proxy that stalls, cuts, resets, refuses, is slow or deaf.
+- `Gate`, `gate_matrix`: the ways in which an awaited step can end, and all combinations of them.
+
+A protocol that counts lines must not depend on how the bytes are cut up::
+
+    class Lines(asyncio.Protocol):
+        count = 0
+
+        def data_received(self, data: bytes) -> None:
+            self.count += data.count(b"\\n")
+
+    async def test_lines() -> None:
+        lines = Lines()
+        client, _ = memory_pair(asyncio.Protocol(), lines, to_server=Link(split=1, delay=60.0))
+        client.write(b"one\\ntwo\\n")
+        await asyncio.sleep(61.0)
+        assert lines.count == 2
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(test_lines())  # a minute passes at once
+
+Nothing of the library but its exceptions is needed here, and nothing imports it in return.
+"""
+
+from pulsar_client.testing.fault_proxy import Direction, FaultProxy
+from pulsar_client.testing.gates import Gate, gate_matrix
+from pulsar_client.testing.link import Link
+from pulsar_client.testing.memory_transport import MemoryTransport, memory_pair
+from pulsar_client.testing.virtual_clock import Deadlock, VirtualClockLoop
+
+__all__ = [
+    "Deadlock",
+    "Direction",
+    "FaultProxy",
+    "Gate",
+    "Link",
+    "MemoryTransport",
+    "VirtualClockLoop",
+    "gate_matrix",
+    "memory_pair",
+]
