@@ -14,8 +14,10 @@ from typing import Any, Self
 
 from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
-from pulsar_client.exceptions import PoolClosed, PoolTimeout, PoolUnavailable
-from pulsar_client.pool.ledger import IDLE, LEASED, Dial, Entry, Ledger
+from pulsar_client.exceptions import PoolClosed, PoolTimeout
+from pulsar_client.pool.closer import Closer
+from pulsar_client.pool.dialler import Dialler, fail
+from pulsar_client.pool.ledger import IDLE, LEASED, Entry, Ledger
 from pulsar_client.pool.pool_connection import PoolConnection
 from pulsar_client.pool.stats import PoolStats
 
@@ -24,10 +26,6 @@ __all__ = ["Pool"]
 _logger = logging.getLogger("pulsar_client.pool")
 _DEFAULT: Any = object()
 
-#: Seconds that a connection may take to close before it is aborted.
-_CLOSE_LIMIT = 10.0
-#: Seconds that a connection may take to be gone after it was aborted.
-_ABORT_LIMIT = 1.0
 #: Seconds by which a deadline may be missed when very many callers wait.
 _EXPIRY_PAUSE = 0.04
 
@@ -95,20 +93,22 @@ class Pool:
             raise TypeError(f"loop is {loop!r}, expected an asyncio event loop or None")
         check_seconds("timeout", timeout)
         self.name = name or getattr(creator, "__qualname__", None) or type(creator).__name__
-        self._creator = creator
         self._timeout = timeout
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted_loop = loop
         self._expiry_handle: asyncio.TimerHandle | None = None
         self._next_expiry = inf
         self._ledger = Ledger(pool_size)
+        self._dialler = Dialler(
+            self._ledger,
+            creator,
+            owner=self,
+            opened=self._opened,
+            slot_freed=self._slot_freed,
+        )
+        self._closer = Closer(self._ledger, owner=self, slot_freed=self._slot_freed)
         self._timeouts = 0
-        self._last_dial_error: BaseException | None = None
-        self._dials: dict[asyncio.Task[None], Dial] = {}
-        self._closes: set[asyncio.Task[None]] = set()
         self._all_closed = OneTime("closed", logger=_logger)
-        # Set when the time-out of close() has passed: every close becomes an abort.
-        self._abort_signal: asyncio.Future[None] | None = None
         self._abort_handle: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -202,8 +202,13 @@ class Pool:
             self._bind_loop()
         while True:
             entry = self._ledger.take_idle()
-            if entry is None or not entry.connection.closed:
-                return entry
+            if entry is None:
+                return None
+            try:
+                if not entry.connection.closed:
+                    return entry
+            except Exception:
+                _logger.exception("%r: can't tell whether %r is closed", self, entry.connection)
             self._retire(entry)
 
     async def _lease_later(self, timeout: float | None) -> Entry:
@@ -220,7 +225,7 @@ class Pool:
         while True:
             waiter: asyncio.Future[Entry | None] = loop.create_future()
             if ledger.wait(waiter, deadline, first=first):
-                self._start_dials()
+                self._dialler.start(loop)
             if deadline < self._next_expiry:
                 self._arm_expiry(deadline)
             try:
@@ -230,15 +235,13 @@ class Pool:
                 ledger.leave(waiter)
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     entry = waiter.result()
-                    if entry is not None and entry.state == LEASED:
-                        self._put_back(entry)
+                    if entry is not None:
+                        self.give_back(entry, False, False)
                 raise
             if entry is None:
                 raise self._timed_out(loop.time() - started)
             if entry.state == LEASED:
-                if not entry.connection.closed:
-                    return entry
-                self._retire(entry)
+                return entry
             # It died on the way from one to the other: back to the head of the queue.
             first = True
 
@@ -268,10 +271,10 @@ class Pool:
     def _timed_out(self, waited: float) -> PoolTimeout:
         self._timeouts += 1
         text = f"{self!r}: no connection within {waited:.3g} s"
-        if self._last_dial_error is not None:
-            text += f"; the last dial failed with {self._last_dial_error!r}"
+        if self._dialler.last_error is not None:
+            text += f"; the last dial failed with {self._dialler.last_error!r}"
         error = PoolTimeout(text)
-        error.__cause__ = self._last_dial_error
+        error.__cause__ = self._dialler.last_error
         return error
 
     # What a lease calls
@@ -313,102 +316,24 @@ class Pool:
             _unwatch(entry.connection, self._on_closing)
             self._slot_freed()
 
-    # Dials
-
-    def _start_dials(self) -> None:
-        """Start the dials that the ledger asks for: for those who wait, while slots are free."""
-        while (dial := self._ledger.next_dial()) is not None:
-            assert self._loop is not None
-            task = self._loop.create_task(self._dial(dial), name=f"dial of {self.name}")
-            self._dials[task] = dial
-
-    async def _dial(self, dial: Dial) -> None:
-        """Open a connection within the deadline of the waiter it is for, even if that one left."""
-        failure: BaseException
-        limit = asyncio.timeout_at(None if dial.deadline == inf else dial.deadline)
-        try:
-            async with limit:
-                connection = await self._create()
-            entry = self._ledger.dial_succeeded(connection)
-        except OSError as exc:  # TimeoutError included
-            failure = exc
-        except Exception as exc:  # a bug of the creator's: its caller gets it
-            self._dial_over()
-            self._ledger.leave(dial.asker)
-            if not _fail(dial.asker, exc):
-                _logger.error("%r: the creator failed", self, exc_info=exc)
-            self._slot_freed()
-            return
-        except BaseException as exc:
-            # Cancelled: by close(), whose waiters are gone already, or by the creator itself.
-            self._dial_over()
-            self._dial_refused(dial, exc)
-            self._slot_freed()
-            raise
-        else:
-            self._dials.pop(_current_task())
-            self._opened(entry)
-            return
-        self._dial_over()
-        # The asker's own deadline says nothing about the target: the next waiter gets a dial.
-        if not limit.expired():
-            self._last_dial_error = failure
-            self._dial_refused(dial, failure)
-        self._slot_freed()
-
-    async def _create(self) -> Any:
-        awaitable = self._creator()
-        if not hasattr(awaitable, "__await__"):
-            raise TypeError(
-                f"creator {self._creator!r} returned {awaitable!r}, expected an awaitable"
-            )
-        connection = await awaitable
-        if not hasattr(connection, "closed") or not callable(getattr(connection, "close", None)):
-            raise TypeError(
-                f"creator {self._creator!r} gave {connection!r}, expected a connection: an "
-                "object with 'closed' and 'close()'"
-            )
-        if id(connection) in self._ledger.entries:
-            raise ValueError(f"creator {self._creator!r} gave {connection!r} twice")
-        return connection
+    # New connections
 
     def _opened(self, entry: Entry) -> None:
         """A new connection: to the first who waits, or idle."""
-        connection = entry.connection
-        watch = getattr(connection, "add_closing_callback", None)
-        if self._ledger.closed or connection.closed:
+        try:
+            watch = getattr(entry.connection, "add_closing_callback", None)
+            if watch is not None:
+                watch(self._on_closing)
+        except Exception:
+            _logger.exception("%r: can't watch %r", self, entry.connection)
             self._retire(entry)
+        if entry.state != LEASED:
             return
-        if watch is not None:
-            watch(self._on_closing)
-        self._put_back(entry)
-
-    def _put_back(self, entry: Entry) -> None:
-        """Hand over a leased connection that nobody has used."""
-        if self._ledger.closed or entry.connection.closed:
+        # Not asked whether it is reusable: nobody has used it yet.
+        if self._ledger.closed:
             self._retire(entry)
         else:
             self._ledger.hand_over(entry)
-
-    def _dial_over(self) -> None:
-        self._dials.pop(_current_task())
-        self._ledger.dial_failed()
-
-    def _dial_refused(self, dial: Dial, failure: BaseException) -> None:
-        """Tell those whom a failed dial concerns.
-
-        That is the waiter it was made for; when no connection is open, all: they would wait for
-        something that can't come.
-        """
-        ledger = self._ledger
-        if ledger.leased or ledger.idle:
-            waiters = [dial.asker] if ledger.leave(dial.asker) else []
-        else:
-            waiters = ledger.leave_all()
-        for waiter in waiters:
-            error = PoolUnavailable(f"{self!r}: can't open a connection: {failure!r}")
-            error.__cause__ = failure
-            _fail(waiter, error)
 
     # The end of connections
 
@@ -419,64 +344,21 @@ class Pool:
             # In this very turn (I18); its close() follows outside of its own call.
             self._ledger.begin_close(entry)
             assert self._loop is not None
-            self._loop.call_soon(self._close_entry, entry)
+            self._loop.call_soon(self._closer.close, entry, self._loop)
 
     def _retire(self, entry: Entry) -> None:
         """Close a connection and free its slot when it is gone."""
+        assert self._loop is not None
         self._ledger.begin_close(entry)
-        self._close_entry(entry)
-
-    def _close_entry(self, entry: Entry) -> None:
-        connection = entry.connection
-        try:
-            ending = connection.close()
-        except Exception:
-            _logger.exception("%r: closing %r failed", self, connection)
-            self._abort(connection)
-            ending = None
-        if hasattr(ending, "__await__"):
-            assert self._loop is not None
-            task = self._loop.create_task(self._see_off(entry, ending), name="close of connection")
-            self._closes.add(task)
-            task.add_done_callback(self._closes.discard)
-        else:
-            self._ledger.end_close(entry)
-            self._slot_freed()
-
-    async def _see_off(self, entry: Entry, ending: Awaitable[Any]) -> None:
-        """Wait for the end of a close, in a bounded time."""
-        closing = asyncio.ensure_future(_outcome(ending))
-        waits: list[asyncio.Future[Any]] = [closing, self._abort_future()]
-        try:
-            await asyncio.wait(waits, timeout=_CLOSE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
-            if not closing.done():
-                self._abort(entry.connection)
-                await asyncio.wait([closing], timeout=_ABORT_LIMIT)
-            if closing.done():
-                failure = closing.result()
-                if failure is not None:
-                    _logger.debug("%r: closing %r: %r", self, entry.connection, failure)
-            else:
-                _logger.warning("%r: %r does not close, forgotten", self, entry.connection)
-        finally:
-            closing.cancel()
-            self._ledger.end_close(entry)
-            self._slot_freed()
-
-    def _abort(self, connection: Any) -> None:
-        abort = getattr(connection, "abort", None)
-        try:
-            if abort is not None:
-                abort()
-        except Exception:
-            _logger.exception("%r: aborting %r failed", self, connection)
+        self._closer.close(entry, self._loop)
 
     def _slot_freed(self) -> None:
         """Some waiter gets its turn now (I5); a closed pool may be done."""
         if self._ledger.closed:
             self._check_all_closed()
         else:
-            self._start_dials()
+            assert self._loop is not None
+            self._dialler.start(self._loop)
 
     # The end of the pool
 
@@ -503,9 +385,8 @@ class Pool:
         if not self._ledger.closed:
             self._ledger.closed = True
             for waiter in self._ledger.leave_all():
-                _fail(waiter, PoolClosed(f"{self!r} was closed while this caller waited"))
-            for task in tuple(self._dials):
-                task.cancel()
+                fail(waiter, PoolClosed(f"{self!r} was closed while this caller waited"))
+            self._dialler.cancel()
             for entry in tuple(self._ledger.idle):
                 self._retire(entry)
         self._check_all_closed()
@@ -525,12 +406,10 @@ class Pool:
 
     def _abort_all(self) -> None:
         """The time-out of close(): whatever is left is cut."""
-        signal = self._abort_future()
-        if not signal.done():
-            signal.set_result(None)
+        self._closer.hurry()
         for entry in tuple(self._ledger.entries.values()):
             if entry.state == LEASED:
-                self._abort(entry.connection)
+                self._closer.abort(entry.connection)
                 if entry.state == LEASED:
                     self._retire(entry)
 
@@ -543,12 +422,6 @@ class Pool:
             self._all_closed.fire(None)
 
     # The loop
-
-    def _abort_future(self) -> asyncio.Future[None]:
-        if self._abort_signal is None:
-            assert self._loop is not None
-            self._abort_signal = self._loop.create_future()
-        return self._abort_signal
 
     def _bind_loop(self) -> None:
         self._check_loop()
@@ -566,30 +439,7 @@ class Pool:
             )
 
 
-async def _outcome(ending: Awaitable[Any]) -> BaseException | None:
-    """Await a close and return, not raise, what it raises: the connection is gone either way."""
-    try:
-        await ending
-    except Exception as exc:  # noqa: BLE001 - reported by the caller
-        return exc
-    return None
-
-
-def _fail(waiter: Any, exc: BaseException) -> bool:
-    """End a wait with an error; False if it has ended already."""
-    if waiter.done():
-        return False
-    waiter.set_exception(exc)
-    return True
-
-
 def _unwatch(connection: Any, callback: Callable[[Any], object]) -> None:
     remove = getattr(connection, "remove_closing_callback", None)
     if remove is not None:
         remove(callback)
-
-
-def _current_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task

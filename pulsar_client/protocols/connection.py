@@ -164,47 +164,6 @@ class Connection(Protocol):
         if self._current_consumer is None:
             self.current_consumer()
 
-    async def start_tls(self, sslcontext: Any, server_hostname: str | None = None) -> None:
-        """Upgrade the transport to TLS in place.
-
-        Args:
-            sslcontext: an ``ssl.SSLContext``.
-            server_hostname: the name the server's certificate must have (clients).
-
-        Raises:
-            RuntimeError: there is no open transport.
-            ProtocolError: bytes that were sent in plain text wait to be consumed; taking them for
-                encrypted ones would let an attacker put words into the peer's mouth.
-            ssl.SSLError, OSError: the handshake failed; the connection is closed.
-
-        There is no time-out of its own beside the loop's for the handshake; cancelling it closes
-        the connection.
-        """
-        if self.closed:
-            raise RuntimeError(f"{self}: can't start TLS, the connection is closed")
-        if self._buffered:
-            raise ProtocolError(
-                f"{self}: {len(self._buffered)} bytes of plain text wait before the handshake"
-            )
-        loop = asyncio.get_running_loop()
-        old = self._transport
-        try:
-            new = await loop.start_tls(
-                old,
-                self,
-                sslcontext,
-                server_side=self._server_side,
-                server_hostname=server_hostname,
-            )
-        except BaseException:
-            self._begin_closing()
-            old.abort()
-            raise
-        if new is None:
-            raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
-        self._transport = new
-        self._set_write_limits(new)
-
     def close_when_idle(self) -> OneTime:
         """Close as soon as the request in flight is done; at once if there is none.
 
@@ -337,6 +296,9 @@ class Connection(Protocol):
                 self._release_reading(self._HOLD_THROTTLE)
 
     # Inside
+
+    def _unread(self) -> int:
+        return len(self._buffered)
 
     def _is_busy(self) -> bool:
         consumer = self._current_consumer

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pulsar_client.addresses import format_address
 from pulsar_client.events import EventHandler, OneTime
-from pulsar_client.exceptions import ConnectionClosed
+from pulsar_client.exceptions import ConnectionClosed, ProtocolError
 from pulsar_client.protocols.flow_control import FlowControl
 from pulsar_client.protocols.idle_timer import Timeout
 from pulsar_client.protocols.producer import Producer
@@ -294,6 +294,51 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
     def resume_reading(self) -> None:
         """Undo :meth:`pause_reading`; idempotent."""
         self._release_reading(self._HOLD_USER)
+
+    async def start_tls(self, sslcontext: Any, server_hostname: str | None = None) -> None:
+        """Upgrade the transport to TLS in place.
+
+        Args:
+            sslcontext: an ``ssl.SSLContext``.
+            server_hostname: the name the server's certificate must have (clients).
+
+        Raises:
+            RuntimeError: there is no open transport.
+            ProtocolError: bytes that were sent in plain text wait to be consumed; taking them for
+                encrypted ones would let an attacker put words into the peer's mouth.
+            ssl.SSLError, OSError: the handshake failed; the connection is closed.
+
+        There is no time-out of its own beside the loop's for the handshake; cancelling it closes
+        the connection.
+        """
+        if self.closed:
+            raise RuntimeError(f"{self}: can't start TLS, the connection is closed")
+        if self._unread():
+            raise ProtocolError(
+                f"{self}: {self._unread()} bytes of plain text wait before the handshake"
+            )
+        loop = asyncio.get_running_loop()
+        old = self._transport
+        try:
+            new = await loop.start_tls(
+                old,
+                self,
+                sslcontext,
+                server_side=self._producer is not None and self._producer.server_side,
+                server_hostname=server_hostname,
+            )
+        except BaseException:
+            self._begin_closing()
+            old.abort()
+            raise
+        if new is None:
+            raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
+        self._transport = new
+        self._set_write_limits(new)
+
+    def _unread(self) -> int:
+        """How many bytes were received and not consumed."""
+        return 0
 
     def _hold_reading(self, reason: int) -> None:
         if self._read_holds == 0 and not self.closed:

@@ -1,0 +1,134 @@
+"""Opens connections for those who wait: one task a dial, owned here.
+
+A dial belongs to the pool, not to the caller it was made for: a caller that leaves does not stop
+it, and what it opens goes to whoever is first in the queue (I14).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any
+
+from pulsar_client.exceptions import PoolUnavailable
+from pulsar_client.pool.ledger import Dial, Entry, Ledger
+
+__all__ = ["Dialler", "fail"]
+
+_logger = logging.getLogger("pulsar_client.pool")
+
+
+class Dialler:
+    """Carries out the dials that the ledger asks for.
+
+    Args:
+        ledger: the book of the pool.
+        creator: opens a connection.
+        owner: what errors call the pool; only its ``repr`` is used.
+        opened: called with the entry of a new connection, leased to nobody yet.
+        slot_freed: called when a dial ended without a connection.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        creator: Callable[[], Awaitable[Any]],
+        *,
+        owner: object,
+        opened: Callable[[Entry], None],
+        slot_freed: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._creator = creator
+        self._owner = owner
+        self._opened = opened
+        self._slot_freed = slot_freed
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: What the last dial that failed raised.
+        self.last_error: BaseException | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the dials that are due: for those who wait, while slots are free."""
+        while (dial := self._ledger.next_dial()) is not None:
+            task = loop.create_task(self._dial(dial), name=f"dial of {self._owner!r}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Cancel every dial under way; each frees its slot as it ends."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    async def _dial(self, dial: Dial) -> None:
+        """Open a connection within the deadline of the waiter it is for, even if that one left."""
+        limit = asyncio.timeout_at(None if dial.deadline == inf else dial.deadline)
+        try:
+            async with limit:
+                connection = await self._create()
+        except BaseException as exc:
+            # Whatever ended it, the slot is free and somebody else gets a turn (I1, I5).
+            self._ledger.dial_failed()
+            if not isinstance(exc, Exception):
+                self._refused(dial, exc)  # cancelled: by the pool's close, or by the creator
+            elif not isinstance(exc, OSError):  # TimeoutError is an OSError
+                self._broken(dial, exc)
+            elif not limit.expired():
+                # An expired deadline is the asker's and says nothing about the target.
+                self.last_error = exc
+                self._refused(dial, exc)
+            self._slot_freed()
+            if not isinstance(exc, Exception):
+                raise
+        else:
+            self._opened(self._ledger.dial_succeeded(connection))
+
+    async def _create(self) -> Any:
+        """Call the creator and check what it gives."""
+        awaitable = self._creator()
+        if not hasattr(awaitable, "__await__"):
+            raise TypeError(
+                f"creator {self._creator!r} returned {awaitable!r}, expected an awaitable"
+            )
+        connection = await awaitable
+        if not hasattr(connection, "closed") or not callable(getattr(connection, "close", None)):
+            raise TypeError(
+                f"creator {self._creator!r} gave {connection!r}, expected a connection: an "
+                "object with 'closed' and 'close()'"
+            )
+        if id(connection) in self._ledger.entries:
+            raise ValueError(f"creator {self._creator!r} gave {connection!r} twice")
+        if connection.closed:
+            raise ConnectionError(
+                f"creator {self._creator!r} gave {connection!r}, which is closed"
+            )
+        return connection
+
+    def _broken(self, dial: Dial, exc: Exception) -> None:
+        """The creator has a bug: its caller gets the exception as it is."""
+        self._ledger.leave(dial.asker)
+        if not fail(dial.asker, exc):
+            _logger.error("%r: the creator failed", self._owner, exc_info=exc)
+
+    def _refused(self, dial: Dial, exc: BaseException) -> None:
+        """Tell those whom a failed dial concerns.
+
+        That is the waiter it was made for; when no connection is open, all: they would wait for
+        something that can't come.
+        """
+        ledger = self._ledger
+        if ledger.leased or ledger.idle:
+            waiters = [dial.asker] if ledger.leave(dial.asker) else []
+        else:
+            waiters = ledger.leave_all()
+        for waiter in waiters:
+            error = PoolUnavailable(f"{self._owner!r}: can't open a connection: {exc!r}")
+            error.__cause__ = exc
+            fail(waiter, error)
+
+
+def fail(waiter: Any, exc: BaseException) -> bool:
+    """End a wait with an error; False if it has ended already."""
+    if waiter.done():
+        return False
+    waiter.set_exception(exc)
+    return True
