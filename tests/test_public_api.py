@@ -18,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PROMISED = {
     "AbstractClient",
-    "AbstractUdpClient",
     "Connection",
-    "DatagramProtocol",
-    "DatagramServer",
     "EventHandler",
     "FlowControl",
     "Pool",
@@ -30,10 +27,8 @@ PROMISED = {
     "Protocol",
     "ProtocolConsumer",
     "PulsarProtocol",
-    "SocketServer",
     "TcpServer",
     "Timeout",
-    "UdpSocketServer",
     *exceptions.__all__,
 }
 

@@ -1,8 +1,6 @@
 """The echo protocol: a message ends with a blank line, the answer is the same message."""
 
-from typing import Any
-
-from pulsar_client import DelimitedDecoder, ProtocolConsumer
+from pulsar_client import Connection, DelimitedDecoder, ProtocolConsumer
 
 SEPARATOR = b"\r\n\r\n"
 MAX_MESSAGE = 2**24
@@ -11,8 +9,8 @@ MAX_MESSAGE = 2**24
 class EchoProtocol(ProtocolConsumer):
     """One exchange, client side: the result is the message without its separator."""
 
-    def __init__(self, *args: Any, **kw: Any) -> None:
-        super().__init__(*args, **kw)
+    def connection_made(self, connection: Connection) -> None:
+        """Begin: one decoder for each message."""
         self.decoder = DelimitedDecoder(SEPARATOR, max_size=MAX_MESSAGE)
 
     def start_request(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from asyncio import get_running_loop
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -30,7 +31,7 @@ class OneTime:
         self._logger = logger
         self._state = _PENDING
         self._callbacks: list[Callback] | None = None
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: list[asyncio.Future[Any]] | None = None
         self._result: Any = None
         self._exc: BaseException | None = None
         # The one task that drives coroutine callbacks: kept here, it is not garbage collected.
@@ -151,7 +152,7 @@ class OneTime:
                 continue
             if inspect.iscoroutine(result) or isinstance(result, asyncio.Future):
                 try:
-                    loop = asyncio.get_running_loop()
+                    loop = get_running_loop()
                 except RuntimeError:
                     if inspect.iscoroutine(result):
                         result.close()
@@ -201,23 +202,31 @@ class OneTime:
         if waiters is not None:
             self._waiters = None
             for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+                if waiter.done():
+                    continue  # its task was cancelled
+                if self._exc is None:
+                    waiter.set_result(self._result)
+                else:
+                    waiter.set_exception(self._exc)
+                    waiter.exception()  # a task cancelled in this turn is not owed a log line
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._state != _DONE:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = [waiter]
-            else:
-                self._waiters.append(waiter)
-            try:
-                yield from waiter
-            except BaseException:
-                # Cancelled: an abandoned wait costs no memory.
-                if self._waiters is not None:
-                    self._waiters.remove(waiter)
-                raise
+        if self._state == _DONE:
+            return self._outcome()
+        waiter = get_running_loop().create_future()
+        waiters = self._waiters
+        if waiters is None:
+            self._waiters = [waiter]
+        else:
+            if len(waiters) > 16:
+                # An abandoned wait costs no memory.
+                waiters[:] = [other for other in waiters if not other.done()]
+            waiters.append(waiter)
+        # The future's own iterator: a generator around it would cost as much again.
+        return waiter.__await__()
+
+    def _outcome(self) -> Generator[Any, None, Any]:
         if self._exc is not None:
             raise self._exc
         return self._result
+        yield

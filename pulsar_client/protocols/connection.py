@@ -65,16 +65,23 @@ class Connection(Protocol):
                 "ProtocolConsumer"
             )
         self._consumer_factory = consumer_factory
-        self._server_side = self._producer is not None and self._producer.server_side
+        # Read at every request: an instance's attribute is found several times faster than its
+        # class's.
+        self._one_time = None
+        self._many_times = None
+        self._current_consumer = None
+        self._buffered = b""
+        self._feeding = False
+        self._closing = False
+        self._paused = False
+        self._upgraded = False
+        self._last_request = False
+        #: True where requests are answered, False where they are made.
+        self.server_side: bool = self.producer is not None and self.producer.server_side
         #: Stop reading while writing is paused.  On by default on servers, where a client that
         #: does not read must not fill the memory; never on clients, where two peers that both do
         #: it deadlock.  A relay turns it off and couples its two sides instead.
-        self.throttle_reading: bool = self._server_side
-
-    @property
-    def server_side(self) -> bool:
-        """True where requests are answered, False where they are made."""
-        return self._server_side
+        self.throttle_reading: bool = self.server_side
 
     @property
     def requests_processed(self) -> int:
@@ -95,9 +102,9 @@ class Connection(Protocol):
             and not self._buffered
             and not self._last_request
             and not self._paused
-            and self._transport is not None
-            and not self._transport.is_closing()
-            and self._transport.get_write_buffer_size() == 0
+            and self.transport is not None
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
         )
 
     def info(self) -> dict[str, Any]:
@@ -116,12 +123,12 @@ class Connection(Protocol):
         """
         consumer = self._current_consumer
         if consumer is None:
-            producer = self._producer
+            producer = self.producer
             if producer is None:
                 consumer = make_consumer(self._consumer_factory)
             else:
                 consumer = producer.build_consumer(self._consumer_factory)
-            consumer._connection = self
+            consumer.connection = self
             self._current_consumer = consumer
             consumer.connection_made(self)
         return consumer
@@ -197,8 +204,8 @@ class Connection(Protocol):
     def request_started(self, consumer: ProtocolConsumer) -> None:
         """Count a request; called by its consumer."""
         self._requests_processed += 1
-        if self._producer is not None:
-            self._producer.request_started()
+        if self.producer is not None:
+            self.producer.request_started()
 
     def request_done(self, consumer: ProtocolConsumer) -> None:
         """The consumer has finished; called by it, before anybody is told."""
@@ -213,8 +220,8 @@ class Connection(Protocol):
 
     def request_failed(self, consumer: ProtocolConsumer, exc: BaseException) -> None:
         """The consumer raised: its request ends with ``exc`` and the connection is cut."""
-        # A client's caller gets the exception; on a server nobody else would see it.
-        if self._server_side:
+        # A client's caller gets the exception; otherwise nobody would see it.
+        if self.server_side or consumer._done:
             self._log_failure(consumer, exc)
         consumer.finished(exc=exc)
         self._cut()
@@ -236,7 +243,7 @@ class Connection(Protocol):
         """Hand data to the current consumer and what it leaves to the next one."""
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
-        producer = self._producer
+        producer = self.producer
         if self._many_times is None and (producer is None or producer._many_times is None):
             self._feed(data)
         else:
@@ -247,11 +254,11 @@ class Connection(Protocol):
     def eof_received(self) -> bool | None:
         """The peer sends no more: replies still due are sent, then the connection closes."""
         if (
-            not self._server_side
+            not self.server_side
             or not self._is_busy()
             or self._closing
             # Over TLS the loop closes whatever we say.
-            or self._transport.get_extra_info("sslcontext") is not None
+            or self.transport.get_extra_info("sslcontext") is not None
         ):
             self._begin_closing()
             return None
@@ -307,6 +314,7 @@ class Connection(Protocol):
         )
 
     def _feed(self, data: bytes) -> None:
+        """Feed one consumer after the other, until nothing is left or one keeps it."""
         if self._feeding:
             # A consumer handed us data from inside its data_received: after this piece, then.
             asyncio.get_running_loop().call_soon(self._feed, data)
@@ -314,59 +322,50 @@ class Connection(Protocol):
         if self._buffered:
             data = self._buffered + data
             self._buffered = b""
+        producer = self.producer
+        quiet = producer is None or producer._many_times is None
         self._feeding = True
         try:
             while data and not self._closing:
-                if self._paused and self.throttle_reading and self._current_consumer is None:
+                consumer = self._current_consumer
+                if consumer is None or not consumer._started:
+                    consumer = self._consumer_for(data)
+                    if consumer is None:
+                        break
+                try:
+                    if quiet and consumer._many_times is None:
+                        rest = consumer.data_received(data)
+                    else:
+                        consumer._fire_many("data_received", data=data)
+                        rest = consumer.data_received(data)
+                        consumer._fire_many("data_processed", data=data)
+                    if not rest:
+                        break
+                    data = rest if type(rest) is bytes else _as_bytes(rest, consumer)
+                except Exception as exc:  # noqa: BLE001 - it is the request's exception
+                    self.request_failed(consumer, exc)
+                    break
+                if self._current_consumer is consumer:
                     self._keep(data)
                     break
-                data = self._feed_one(data)
         finally:
             self._feeding = False
         if self._last_request and not self._is_busy() and not self._closing:
             self.close()
 
-    def _feed_one(self, data: bytes) -> bytes:
-        """Feed one consumer; return what is left for the next."""
-        consumer = self._current_consumer
-        if consumer is None or not consumer._started:
-            consumer = self._consumer_for(data)
-            if consumer is None:
-                return b""
-        producer = self._producer
-        try:
-            if consumer._many_times is None and (producer is None or not producer._many_times):
-                rest = consumer.data_received(data)
-            else:
-                consumer._fire_many("data_received", data=data)
-                rest = consumer.data_received(data)
-                consumer._fire_many("data_processed", data=data)
-            if not rest:
-                return b""
-            if not isinstance(rest, bytes):
-                rest = _as_bytes(rest, consumer)
-        except Exception as exc:  # noqa: BLE001 - it is the request's exception
-            if consumer._done:
-                self._log_failure(consumer, exc)
-                self._cut()
-            else:
-                self.request_failed(consumer, exc)
-            return b""
-        if self._current_consumer is consumer:
-            self._keep(rest)
-            return b""
-        return rest
-
     def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
-        """The consumer of data that no request in flight waits for; None if it is nobody's."""
-        if not self._server_side and not self._upgraded:
+        """The consumer of data that no request in flight waits for; None: nobody takes it now."""
+        if self._paused and self.throttle_reading and self._current_consumer is None:
+            self._keep(data)  # until writing goes on
+            return None
+        if not self.server_side and not self._upgraded:
             self.logger.debug("%s: %d bytes that nobody asked for, closing", self, len(data))
             self.abort()
             return None
         consumer = None
         try:
             consumer = self.current_consumer()
-            if self._server_side:
+            if self.server_side:
                 consumer.start()
         except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
             self._log_failure(consumer, exc)
@@ -400,7 +399,7 @@ class Connection(Protocol):
 
     def _cut(self) -> None:
         """End a connection whose state can't be trusted."""
-        if self._server_side:
+        if self.server_side:
             self.close()  # what was answered before is still due
         else:
             self.abort()

@@ -43,8 +43,11 @@ class PulsarProtocol(FlowControl, Timeout):
     #: Seconds that ``close()`` waits for the peer to take what was written before it aborts.
     close_grace: float = 3.0
 
-    _transport: Any = None
-    _address: Any = None
+    #: The transport; None before ``connection_made``.
+    transport: Any = None
+    #: The peer's address, else the socket's own; None before ``connection_made``, and kept after
+    #: the loss.
+    address: Any = None
     _made = False
     _lost = False
     _lost_exc: BaseException | None = None
@@ -64,52 +67,35 @@ class PulsarProtocol(FlowControl, Timeout):
     ) -> None:
         super().__init__(loop=loop, **kw)
         self.session = session
-        self._producer = producer
+        #: Who made this protocol, or None.
+        self.producer: Any = producer
         if logger is not None:
             self.logger = logger
 
     def __repr__(self) -> str:
-        where = "<pending>" if self._address is None else format_address(self._address)
+        where = "<pending>" if self.address is None else format_address(self.address)
         return f"{where} session {self.session}"
-
-    @property
-    def producer(self) -> Any:
-        """Who made this protocol, or None."""
-        return self._producer
-
-    @property
-    def transport(self) -> Any:
-        """The transport; None before ``connection_made``."""
-        return self._transport
-
-    @property
-    def address(self) -> Any:
-        """The peer's address, else the socket's own; None before ``connection_made``.
-
-        It stays what it was when the connection is lost.
-        """
-        return self._address
 
     @property
     def sock(self) -> socket.socket | None:
         """The transport's socket, or None."""
-        if self._transport is None:
+        if self.transport is None:
             return None
-        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        sock: socket.socket | None = self.transport.get_extra_info("socket")
         return sock
 
     @property
     def closed(self) -> bool:
         """True when the connection can't be used: closing, lost, or not made yet."""
-        transport = self._transport
+        transport = self.transport
         return self._closing or transport is None or transport.is_closing()
 
     def info(self) -> dict[str, Any]:
         """What is known of this connection and its producer, for people to read."""
-        info: dict[str, Any] = {} if self._producer is None else dict(self._producer.info())
+        info: dict[str, Any] = {} if self.producer is None else dict(self.producer.info())
         info["connection"] = {
             "session": self.session,
-            "address": None if self._address is None else format_address(self._address),
+            "address": None if self.address is None else format_address(self.address),
             "closed": self.closed,
             "timeout": self._timeout,
         }
@@ -138,20 +124,18 @@ class PulsarProtocol(FlowControl, Timeout):
 
     def connection_made(self, transport: Any) -> None:
         """Take the transport, start the idle timer and fire ``connection_made``."""
-        self._transport = transport
+        self.transport = transport
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         # A unix peer has the empty name '': then the socket's own says more.
-        self._address = transport.get_extra_info("peername") or transport.get_extra_info(
-            "sockname"
-        )
+        self.address = transport.get_extra_info("peername") or transport.get_extra_info("sockname")
         if self._closing:
             # close() came before the connection did.
             transport.abort()
             return
         self._set_write_limits(transport)
-        if self._producer is not None:
-            self._producer.protocol_made(self)
+        if self.producer is not None:
+            self.producer.protocol_made(self)
         self._made = True
         if self._timeout is not None:
             self._start_idle_timer()
@@ -178,8 +162,8 @@ class PulsarProtocol(FlowControl, Timeout):
             never.__cause__ = exc
             self._lost_exc = exc
             self._fire_once("connection_made", self, never)
-        elif self._producer is not None:
-            self._producer.protocol_lost(self)
+        elif self.producer is not None:
+            self.producer.protocol_lost(self)
         self._fire_once("connection_lost", self, exc)
 
     def eof_received(self) -> bool | None:
@@ -202,7 +186,7 @@ class PulsarProtocol(FlowControl, Timeout):
         if self._lost or self._close_handle is not None:
             return event
         self._begin_closing()
-        transport = self._transport
+        transport = self.transport
         if transport is None:
             self.connection_lost(None)
         else:
@@ -214,10 +198,10 @@ class PulsarProtocol(FlowControl, Timeout):
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         self._begin_closing()
-        if self._transport is None:
+        if self.transport is None:
             self.connection_lost(None)
         else:
-            self._transport.abort()
+            self.transport.abort()
 
     # For subclasses
 
@@ -231,7 +215,8 @@ class PulsarProtocol(FlowControl, Timeout):
             callback(self)
 
     def _upstream(self) -> EventHandler | None:
-        return self._producer
+        producer: EventHandler | None = self.producer
+        return producer
 
     def _recall(self, name: str) -> tuple[Any, BaseException | None] | None:
         if name == "connection_lost":
@@ -244,7 +229,7 @@ class PulsarProtocol(FlowControl, Timeout):
         return None
 
     def _is_connected(self) -> bool:
-        return self._transport is not None and not self._closing
+        return self.transport is not None and not self._closing
 
     def _is_busy(self) -> bool:
         return False
@@ -273,12 +258,12 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             ConnectionClosed: the connection is closing, lost, or not made yet.
             TypeError: ``data`` is not bytes.
         """
-        transport = self._transport
+        transport = self.transport
         if transport is None or self._closing or transport.is_closing():
             raise ConnectionClosed(f"{self}: can't write, the connection is closed")
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
-        producer = self._producer
+        producer = self.producer
         if self._many_times is None and (producer is None or producer._many_times is None):
             transport.write(data)
         else:
@@ -318,13 +303,13 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
                 f"{self}: {self._unread()} bytes of plain text wait before the handshake"
             )
         loop = asyncio.get_running_loop()
-        old = self._transport
+        old = self.transport
         try:
             new = await loop.start_tls(
                 old,
                 self,
                 sslcontext,
-                server_side=self._producer is not None and self._producer.server_side,
+                server_side=self.producer is not None and self.producer.server_side,
                 server_hostname=server_hostname,
             )
         except BaseException:
@@ -333,7 +318,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             raise
         if new is None:
             raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
-        self._transport = new
+        self.transport = new
         self._set_write_limits(new)
 
     def _unread(self) -> int:
@@ -342,11 +327,11 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
 
     def _hold_reading(self, reason: int) -> None:
         if self._read_holds == 0 and not self.closed:
-            self._transport.pause_reading()
+            self.transport.pause_reading()
         self._read_holds |= reason
 
     def _release_reading(self, reason: int) -> None:
         if self._read_holds & reason:
             self._read_holds &= ~reason
             if self._read_holds == 0 and not self.closed:
-                self._transport.resume_reading()
+                self.transport.resume_reading()

@@ -6,7 +6,7 @@ A consumer knows the protocol that is spoken; it sees its connection through
 
 import asyncio
 import typing
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
@@ -78,8 +78,10 @@ class ProtocolConsumer(EventHandler):
     ONE_TIME_EVENTS = ("pre_request", "post_request")
     MANY_TIMES_EVENTS = ("data_received", "data_processed")
 
-    _connection: Any = None
-    _request: Any = None
+    #: The connection that feeds this consumer; None until it is attached.
+    connection: Any = None
+    #: What :meth:`start` was given; None before, and on servers.
+    request: Any = None
     _result: Any = None
     _exc: BaseException | None = None
     _started = False
@@ -90,20 +92,26 @@ class ProtocolConsumer(EventHandler):
     # A byte of the request was handed to the transport, or may have been.
     _sent = False
 
-    @property
-    def connection(self) -> Any:
-        """The connection that feeds this consumer; None until it is attached."""
-        return self._connection
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        one_time_events: Iterable[str] | None = None,
+        many_times_events: Iterable[str] | None = None,
+    ) -> None:
+        # Made for every request: what each request reads is set here, because an instance's
+        # attribute is found several times faster than its class's.
+        self._one_time = None
+        self._many_times = None
+        self._started = False
+        self._done = False
+        self._aborted = None
+        if loop is not None or one_time_events is not None or many_times_events is not None:
+            super().__init__(loop, one_time_events, many_times_events)
 
     @property
     def producer(self) -> Any:
         """The connection's producer, or None."""
-        return None if self._connection is None else self._connection.producer
-
-    @property
-    def request(self) -> Any:
-        """What :meth:`start` was given; None before, and on servers."""
-        return self._request
+        return None if self.connection is None else self.connection.producer
 
     @property
     def transport(self) -> Any:
@@ -112,15 +120,15 @@ class ProtocolConsumer(EventHandler):
         Whoever writes to it directly is out of our sight, so from here on the request counts as
         (possibly) sent.
         """
-        if self._connection is None:
+        if self.connection is None:
             return None
         self._sent = True
-        return self._connection.transport
+        return self.connection.transport
 
     @property
     def address(self) -> Any:
         """The peer's address, or None without a connection."""
-        return None if self._connection is None else self._connection.address
+        return None if self.connection is None else self.connection.address
 
     @property
     def on_finished(self) -> OneTime:
@@ -166,7 +174,7 @@ class ProtocolConsumer(EventHandler):
         what = "its reply" if self._sent else "it was sent"
         why = "" if exc is None else f": {exc}"
         closed = ConnectionClosed(
-            f"{self._connection}: the request lost its connection before {what}{why}",
+            f"{self.connection}: the request lost its connection before {what}{why}",
             sent=self._sent,
         )
         closed.__cause__ = exc
@@ -187,7 +195,7 @@ class ProtocolConsumer(EventHandler):
         Raises:
             RuntimeError: the consumer was started before, or has no connection or transport.
         """
-        connection = self._connection
+        connection = self.connection
         if self._started:
             raise RuntimeError(f"{self!r} was started before: one consumer serves one request")
         if connection is None:
@@ -195,10 +203,12 @@ class ProtocolConsumer(EventHandler):
         if connection.transport is None:
             raise RuntimeError(f"{self!r}: the connection has no transport")
         self._started = True
-        self._request = request
+        self.request = request
         connection.request_started(self)
         producer = connection.producer
-        if self._one_time is not None or (producer is not None and producer._many_times):
+        if self._one_time is not None or (
+            producer is not None and producer._many_times is not None
+        ):
             event = self._fire_once("pre_request", self)
             if event is not None:
                 if not event.done():
@@ -222,7 +232,7 @@ class ProtocolConsumer(EventHandler):
         self._done = True
         self._result = self if result is _SELF else result
         self._exc = exc
-        connection = self._connection
+        connection = self.connection
         if connection is None:
             if self._one_time is not None:
                 self._fire_once("post_request", self._result, exc)
@@ -230,8 +240,12 @@ class ProtocolConsumer(EventHandler):
         # First, so that whoever is woken below finds the connection free.
         connection.request_done(self)
         producer = connection.producer
-        if self._one_time is not None or (producer is not None and producer._many_times):
+        if producer is not None and producer._many_times is not None:
             self._fire_once("post_request", self._result, exc)
+        elif self._one_time is not None:
+            event = self._one_time.get("post_request")
+            if event is not None:
+                event.complete(self, self._result, exc)
 
     def abort_request(self) -> None:
         """Abort the request from a ``pre_request`` callback: nothing of it is written.
@@ -254,9 +268,9 @@ class ProtocolConsumer(EventHandler):
             RuntimeError: there is no connection.
             ConnectionClosed: the connection is closing or lost.
         """
-        if self._connection is None:
+        if self.connection is None:
             raise RuntimeError(f"{self!r} has no connection to write to")
-        result: Awaitable[None] | None = self._connection.write(data)
+        result: Awaitable[None] | None = self.connection.write(data)
         return result
 
     # Inside
@@ -266,12 +280,12 @@ class ProtocolConsumer(EventHandler):
         self._handed_over = True
         if self._aborted is not None:
             self.finished(exc=self._aborted)
-        if self._done or self._connection.server_side:
+        if self._done or self.connection.server_side:
             return
         try:
             self.start_request()
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
-            self._connection.request_failed(self, exc)
+            self.connection.request_failed(self, exc)
 
     async def _start_later(self, pre_request: OneTime) -> Self:
         """``start`` with coroutine callbacks of ``pre_request``."""

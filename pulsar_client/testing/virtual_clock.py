@@ -158,16 +158,17 @@ class _JumpingSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         # None: neither a callback nor a timer is left.  0: callbacks are ready.
+        # Threads are counted before the look at the pipe: what one that has ended wrote is there.
+        others = timeout is None and threading.active_count() > 1
         events = super().select(0)
         if events or timeout == 0:
             return events
-        if self.jobs:
-            events = super().select(self._patience if timeout is not None else None)
-        elif timeout is None and threading.active_count() > 1:
+        if self.jobs and timeout is None:
+            return super().select(None)
+        if self.jobs or others:
             events = super().select(self._patience)
-        # With jobs an interrupted wait (a signal) may come back empty: look again.
-        if events or (self.jobs and timeout is None):
-            return events
+            if events:
+                return events
         if timeout is None:
             raise Deadlock(f"deadlock at {self.now:g} s: nothing can run any more; {self._who()}")
         self._jump(timeout)

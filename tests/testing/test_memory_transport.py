@@ -5,6 +5,7 @@ drift away from what it stands for.
 """
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -369,7 +370,7 @@ async def test_split_gives_each_piece_a_turn_of_its_own() -> None:
     while server.data != b"abcd":
         await asyncio.sleep(0)
         seen.append(len(server.data))
-    assert max(later - earlier for earlier, later in zip(seen, seen[1:], strict=False)) == 1
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) == 1
     assert server.pieces() == [b"a", b"b", b"c", b"d"]
     link.split = 3
     a.write(b"efgh")

@@ -143,7 +143,7 @@ def test_a_periodic_task_does_not_hide_a_deadlock() -> None:
     factory = functools.partial(VirtualClockLoop, horizon=100.0)
     with (
         asyncio.Runner(loop_factory=factory) as runner,
-        pytest.raises(Deadlock, match="horizon 100 s.*(?s:.*)ticking"),
+        pytest.raises(Deadlock, match=r"horizon 100 s(?s:.*)ticking"),
     ):
         runner.run(main())
 
@@ -194,7 +194,7 @@ def test_a_job_may_wait_for_a_timer_of_the_loop() -> None:
 def test_a_call_from_a_thread_unknown_to_the_loop_is_waited_for() -> None:
     async def main() -> str:
         loop = asyncio.get_running_loop()
-        done = loop.create_future()
+        done: asyncio.Future[str] = loop.create_future()
         go = threading.Event()
 
         def job() -> None:

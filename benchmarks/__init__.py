@@ -1,0 +1,1 @@
+"""Paired measurements of the library against its peers and the bare loop; never imported by it."""
