@@ -52,12 +52,17 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def usable_cores() -> list[int | None]:
+    """The cores this process may run on; [None] where that can't be asked for."""
+    return [*sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [None]
+
+
 async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Result]:
     """Run one goal on the running loop."""
     logging.getLogger("psycopg.pool").setLevel(logging.WARNING)
     scale = 1 if options.quick else 4
     slices = 5 if options.quick else 9
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None]
+    cores = usable_cores()
     here, there = cores[0], cores[-1]
     match goal:
         case "F1":
@@ -137,7 +142,8 @@ def main() -> int:
         "rounds": options.rounds,
         "quick": options.quick,
     }
-    print(f"Python {platform.python_version()}, {report['machine']['processor']}, {os.cpu_count()} cores")
+    where = report["machine"]
+    print(f"Python {platform.python_version()}, {where['processor']}, {where['cores']} cores")
     print(LINE)
     results: list[Result] = []
     for loop in options.loops:

@@ -98,15 +98,16 @@ async def f1(loop: str, operations: int) -> AsyncIterator[list[Case]]:
             goals={"bare queue": Goal(1.5, at_most=True)},
         )
         for name, (module, make) in PEERS.items():
+            lease: Lease | None = None
             why = missing(module)
-            try:
-                lease = None if why else await stack.enter_async_context(make(SIZE))
-            except Exception as exc:
-                why = f"can't be run without a database: {exc!r}"
-            if why is not None:
+            if why is None:
+                try:
+                    lease = await stack.enter_async_context(make(SIZE))
+                except Exception as exc:
+                    why = f"can't be run without a database: {exc!r}"
+            if lease is None:
                 case.notes.append(f"F1 without {name}: {why}")
                 continue
-            assert lease is not None
             case.sides[name] = lease_and_release(lease, max(1, operations // 10))
             case.goals[name] = Goal(4.0, at_most=False)
         connect = await stack.enter_async_context(real_connections())
@@ -158,10 +159,8 @@ def contend(lease: Lease, tasks: int, operations: int, counts: list[int] | None 
         running = [asyncio.create_task(task(number)) for number in range(tasks)]
         await asyncio.sleep(0)
         begin.set()
-        if tasks > 1000:
-            # Queueing up is work of its own kind; for few tasks it is a part of the whole.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         wall, cpu = time.perf_counter(), time.process_time()
         started = left
         await asyncio.gather(*running)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-__all__ = ["Case", "Goal", "Result", "Side", "Slice", "ratio_of_costs", "run_case"]
+__all__ = ["Case", "Goal", "Result", "Side", "Slice", "cpu_of", "run_case"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,6 @@ class Goal:
         return ratio <= self.limit if self.at_most else ratio >= self.limit
 
 
-def ratio_of_costs(ours: float, other: float) -> float:
-    """Our cost in units of the other's: F1 to F3."""
-    return ours / other
-
-
-def ratio_of_rates(ours: float, other: float) -> float:
-    """Our rate in units of the other's, from costs: F4 and F5."""
-    return other / ours
-
-
 @dataclass
 class Case:
     """One side compared with others, which are compared with it only."""
@@ -68,13 +58,10 @@ class Case:
     sides: dict[str, Side]
     #: For each other side: what the ratio must be; None where it is only shown.
     goals: dict[str, Goal | None]
-    rates: bool = False
+    #: Where there is no goal: ratios of costs, or of rates.
+    costs: bool = True
     #: Said below the table.
     notes: list[str] = field(default_factory=list)
-
-    def ratio(self, ours: float, other: float) -> float:
-        """The ratio of two costs, as this case counts it."""
-        return ratio_of_rates(ours, other) if self.rates else ratio_of_costs(ours, other)
 
 
 @dataclass
@@ -126,9 +113,9 @@ def _line(
 ) -> Result:
     ours_cpu = [_cost(slices) for slices in taken[case.ours]]
     other_cpu = [_cost(slices) for slices in taken[other]]
-    ratios = [case.ratio(a, b) for a, b in zip(ours_cpu, other_cpu, strict=True)]
-    if not case.rates and other != case.ours and goal is not None and not goal.at_most:
-        ratios = [1 / ratio for ratio in ratios]  # "times faster than"
+    # "At most" is a goal for our cost, "at least" one for our rate, each in units of the other's.
+    as_cost = case.costs if goal is None else goal.at_most
+    ratios = [a / b if as_cost else b / a for a, b in zip(ours_cpu, other_cpu, strict=True)]
     ratio = median(ratios)
     return Result(
         goal=case.goal,
@@ -175,7 +162,13 @@ def _client(rounds: list[list[Slice]]) -> float | None:
 
 
 def cpu_of(pid: int) -> float | None:
-    """CPU seconds that another process has used, to the nanosecond; None where unknown."""
+    """CPU seconds that another process has used; None where unknown.
+
+    The process should have nothing to do: then, and only then, the figure is exact.
+    """
+    # It has just answered and may be on its way to sleep; time that it runs on another core is
+    # accounted for at the next tick, or when it sleeps.
+    time.sleep(0.0005)
     try:
         # Linux: the id of a process's CPU clock, what clock_getcpuclockid(3) gives.
         return time.clock_gettime((~pid << 3) | 2)

@@ -54,7 +54,7 @@ async def asyncio_connection_pool(size: int) -> AsyncIterator[Lease]:
     """asyncio-connection-pool with a strategy that makes plain objects."""
     from asyncio_connection_pool import ConnectionPool, ConnectionStrategy
 
-    class Strategy(ConnectionStrategy):  # type: ignore[misc]
+    class Strategy(ConnectionStrategy[Any]):
         async def make_connection(self) -> Any:
             return SimpleNamespace(closed=False)
 
@@ -74,7 +74,7 @@ async def asyncio_connection_pool(size: int) -> AsyncIterator[Lease]:
 @asynccontextmanager
 async def asyncpg(size: int) -> AsyncIterator[Lease]:
     """asyncpg.Pool with ``connect=``; the reset query of a release is left out, it is I/O."""
-    import asyncpg as package
+    package: Any = importlib.import_module("asyncpg")
 
     class FakeProtocol:
         queries_count = 0

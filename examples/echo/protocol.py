@@ -4,6 +4,7 @@ from pulsar_client import Connection, DelimitedDecoder, ProtocolConsumer
 
 SEPARATOR = b"\r\n\r\n"
 MAX_MESSAGE = 2**24
+QUIT = b"QUIT"
 
 
 class EchoProtocol(ProtocolConsumer):
@@ -22,6 +23,9 @@ class EchoProtocol(ProtocolConsumer):
         message, rest = self.decoder.decode(data)
         if message is not None:
             self.finished(message)
+            if message == QUIT:
+                # The server is about to close: the next call must not find this connection idle.
+                self.connection.close()
         return rest
 
 
@@ -34,6 +38,6 @@ class EchoServerProtocol(EchoProtocol):
         if message is not None:
             self.write(message + SEPARATOR)
             self.finished()
-            if message == b"QUIT":
+            if message == QUIT:
                 self.connection.close()
         return rest

@@ -4,6 +4,7 @@ This module knows nothing of any protocol that is spoken.
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl as ssl_module
@@ -15,6 +16,7 @@ from pulsar_client.clients.connector import open_socket
 from pulsar_client.durations import check_seconds
 from pulsar_client.pool.pool import Pool
 from pulsar_client.protocols.producer import Producer
+from pulsar_client.protocols.protocol import PulsarProtocol
 from pulsar_client.tls import client_context
 
 __all__ = ["AbstractClient"]
@@ -142,13 +144,18 @@ class AbstractClient(Producer):
         if self._loop is None:
             self._loop = loop
 
+        protocol: Any = None
+
         def make_protocol() -> Any:
+            nonlocal protocol
             if protocol_factory is None:
-                return self.create_protocol(**kw)
-            self._sessions += 1
-            return protocol_factory(
-                session=self._sessions, producer=self, loop=loop, logger=self.logger, **kw
-            )
+                protocol = self.create_protocol(**kw)
+            else:
+                self._sessions += 1
+                protocol = protocol_factory(
+                    session=self._sessions, producer=self, loop=loop, logger=self.logger, **kw
+                )
+            return protocol
 
         sock = await open_socket(address, local_addr=local_addr)
         create = (
@@ -157,15 +164,23 @@ class AbstractClient(Producer):
             else loop.create_connection
         )
         try:
-            transport, protocol = await create(
+            transport, _ = await create(
                 make_protocol,
                 sock=sock,
                 ssl=context,
                 server_hostname=server_hostname if context is not None else None,
             )
-        except BaseException:
-            # A transport that took the socket over is closed by the loop; this closes it if not.
-            sock.close()
+        except BaseException as exc:
+            if protocol is None or isinstance(exc, Exception):
+                sock.close()  # no transport has it, or one that has ended
+            else:
+                # Cancelled, and a transport has it.  asyncio's TLS transport would go on for long:
+                # to close it does nothing before the handshake, and waits for the peer after it.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            if isinstance(protocol, PulsarProtocol):
+                # uvloop may have called connection_made, or be about to, and then says no more.
+                protocol.connection_lost(None)
             raise
         try:
             made = protocol.event("connection_made") if hasattr(protocol, "event") else None

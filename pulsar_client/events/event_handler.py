@@ -173,7 +173,7 @@ class EventHandler:
             event = events[name] = OneTime(name, logger=self.logger)
             past = self._recall(name)
             if past is not None:
-                event.settle(*past)
+                event.settle(self, *past)
         return event
 
     def _upstream_event(self, name: str) -> Event | None:

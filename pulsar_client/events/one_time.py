@@ -24,7 +24,22 @@ class OneTime:
     run.  Cancelling a task that awaits the event takes back its own wait only.
     """
 
-    __slots__ = ("_callbacks", "_exc", "_logger", "_result", "_state", "_task", "_waiters", "name")
+    __slots__ = (
+        "_callbacks",
+        "_exc",
+        "_kw",
+        "_logger",
+        "_result",
+        "_sender",
+        "_state",
+        "_tasks",
+        "_waiters",
+        "name",
+    )
+
+    # What callbacks that are bound too late are called with; set when the event fires.
+    _sender: object
+    _kw: dict[str, Any]
 
     def __init__(self, name: str, *, logger: logging.Logger = logger) -> None:
         self.name = name
@@ -34,8 +49,8 @@ class OneTime:
         self._waiters: list[asyncio.Future[Any]] | None = None
         self._result: Any = None
         self._exc: BaseException | None = None
-        # The one task that drives coroutine callbacks: kept here, it is not garbage collected.
-        self._task: asyncio.Task[None] | None = None
+        # What drives coroutine callbacks: kept here, it is not garbage collected.
+        self._tasks: set[asyncio.Task[None]] | None = None
 
     def __repr__(self) -> str:
         state = ("pending", "firing", "done")[self._state]
@@ -87,9 +102,8 @@ class OneTime:
         """
         check_callback(callback, self.name)
         if self._state == _DONE:
-            self._callbacks = [callback]
             # A late callback sees the outcome; it can't change it any more.
-            self._run(self._result, self._exc, {}, late=True)
+            self._run([callback], self._sender, self._exc, self._kw, late=True)
         elif self._callbacks is None:
             self._callbacks = [callback]
         elif callback not in self._callbacks:
@@ -117,21 +131,26 @@ class OneTime:
             self._logger.error("one-time event %r was fired twice", self.name, stack_info=True)
             return
         self._state = _FIRING
+        self._sender = sender
+        self._kw = kw
         self._result = result
         self._exc = exc
         if self._callbacks:
-            self._run(sender, exc, kw)
+            self._run(self._callbacks, sender, exc, kw)
         else:
             self._finish()
 
-    def settle(self, result: Any, exc: BaseException | None) -> None:
+    def settle(self, sender: object, result: Any, exc: BaseException | None) -> None:
         """Mark the event as done without calling anything: it fired before it was created."""
         self._state = _DONE
+        self._sender = sender
+        self._kw = {}
         self._result = result
         self._exc = exc
 
     def _run(
         self,
+        callbacks: list[Callback],
         sender: object,
         exc: BaseException | None,
         kw: dict[str, Any],
@@ -139,7 +158,6 @@ class OneTime:
         late: bool = False,
     ) -> None:
         """Call the callbacks up to the first that returns a coroutine; a task does the rest."""
-        callbacks = self._callbacks
         while callbacks:
             callback = callbacks.pop(0)
             try:
@@ -162,10 +180,14 @@ class OneTime:
                         self.name,
                     )
                     continue
-                self._task = loop.create_task(
-                    self._run_async(result, callback, sender, exc, kw, late=late),
+                task = loop.create_task(
+                    self._run_async(callbacks, result, callback, sender, exc, kw, late=late),
                     name=f"callbacks of {self.name}",
                 )
+                if self._tasks is None:
+                    self._tasks = set()
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
                 return
         if not late:
             self._exc = exc
@@ -173,6 +195,7 @@ class OneTime:
 
     async def _run_async(
         self,
+        callbacks: list[Callback],
         awaitable: Coroutine[Any, Any, object] | asyncio.Future[object],
         callback: Callback,
         sender: object,
@@ -186,14 +209,18 @@ class OneTime:
         except AbortEvent as abort:
             exc = abort
         except asyncio.CancelledError:
-            # Only the loop's shutdown cancels this task: whoever waits must not wait for ever.
-            if not late and self._state != _DONE:
-                self._finish()
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The loop shuts down: whoever waits must not wait for ever.
+                if not late:
+                    self._exc = exc
+                    self._finish()
+                raise
+            # What the callback waited for was cancelled: that is a failure like any other.
+            self._logger.exception("callback %r of event %r failed", callback, self.name)
         except Exception:
             self._logger.exception("callback %r of event %r failed", callback, self.name)
-        self._task = None
-        self._run(sender, exc, kw, late=late)
+        self._run(callbacks, sender, exc, kw, late=late)
 
     def _finish(self) -> None:
         self._state = _DONE

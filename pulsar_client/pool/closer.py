@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from pulsar_client.pool.ledger import Entry, Ledger
+from pulsar_client.pool.ledger import CLOSING, Entry, Ledger
 
 __all__ = ["Closer"]
 
@@ -43,15 +44,16 @@ class Closer:
             _logger.exception("%r: closing %r failed", self._owner, connection)
             self.abort(connection)
             ending = None
-        if hasattr(ending, "__await__"):
+        if hasattr(ending, "__await__") and not loop.is_closed():
             if self._hurry is None:
                 self._hurry = loop.create_future()
             task = loop.create_task(
-                self._see_off(entry, ending, self._hurry), name=f"close of {connection!r}"
+                self._see_off(entry, ending, self._hurry), name=f"close for {self._owner!r}"
             )
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, entry, ending))
         else:
+            _drop(ending)
             self._gone(entry)
 
     def hurry(self) -> None:
@@ -76,6 +78,8 @@ class Closer:
         """Wait for the end of a close, and do what it takes that there is one."""
         connection = entry.connection
         closing = asyncio.ensure_future(_outcome(ending))
+        # Cancelled before its first step it has not even begun to wait.
+        closing.add_done_callback(lambda _: _drop(ending))
         try:
             either: list[asyncio.Future[Any]] = [closing, hurry]
             await asyncio.wait(either, timeout=_CLOSE_LIMIT, return_when=asyncio.FIRST_COMPLETED)
@@ -92,9 +96,22 @@ class Closer:
             closing.cancel()
             self._gone(entry)
 
+    def _ended(self, entry: Entry, ending: Awaitable[Any], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if entry.state == CLOSING:
+            # Cancelled before its first step, at the end of the loop: nothing of it has run.
+            _drop(ending)
+            self._gone(entry)
+
     def _gone(self, entry: Entry) -> None:
         self._ledger.end_close(entry)
         self._slot_freed()
+
+
+def _drop(ending: object) -> None:
+    """Give up a close that nobody can wait for."""
+    if asyncio.iscoroutine(ending):
+        ending.close()
 
 
 async def _outcome(ending: Awaitable[Any]) -> BaseException | None:

@@ -7,10 +7,11 @@ it, and what it opens goes to whoever is first in the queue (I14).
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from typing import Any
 
-from pulsar_client.exceptions import PoolUnavailable
+from pulsar_client.exceptions import PoolError, PoolUnavailable
 from pulsar_client.pool.ledger import Dial, Entry, Ledger
 
 __all__ = ["Dialler", "fail"]
@@ -44,23 +45,40 @@ class Dialler:
         self._opened = opened
         self._slot_freed = slot_freed
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What the last dial that failed raised.
-        self.last_error: BaseException | None = None
+        self._last_error: BaseException | None = None
+        self._failed_at = 0.0
+        # A dial has succeeded since.
+        self._recovered = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the dials that are due: for those who wait, while slots are free."""
         while (dial := self._ledger.next_dial()) is not None:
             task = loop.create_task(self._dial(dial), name=f"dial of {self._owner!r}")
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._ended, dial))
 
     def cancel(self) -> None:
         """Cancel every dial under way; each frees its slot as it ends."""
         for task in tuple(self._tasks):
             task.cancel()
 
+    def explain(self, error: PoolError, now: float) -> PoolError:
+        """Add the last dial error to another one, as its cause unless dials succeed again."""
+        failure = self._last_error
+        if failure is None:
+            return error
+        if self._recovered:
+            error.args = (
+                f"{error}; the last dial error, {now - self._failed_at:.3g} s ago, was {failure!r}",
+            )
+        else:
+            error.args = (f"{error}; the last dial failed with {failure!r}",)
+            error.__cause__ = failure
+        return error
+
     async def _dial(self, dial: Dial) -> None:
         """Open a connection within the deadline of the waiter it is for, even if that one left."""
+        dial.begun = True
         limit = asyncio.timeout_at(None if dial.deadline == inf else dial.deadline)
         try:
             async with limit:
@@ -74,13 +92,24 @@ class Dialler:
                 self._broken(dial, exc)
             elif not limit.expired():
                 # An expired deadline is the asker's and says nothing about the target.
-                self.last_error = exc
+                self._last_error = exc
+                self._failed_at = asyncio.get_running_loop().time()
+                self._recovered = False
                 self._refused(dial, exc)
             self._slot_freed()
             if not isinstance(exc, Exception):
                 raise
         else:
+            self._recovered = True
             self._opened(self._ledger.dial_succeeded(connection))
+
+    def _ended(self, dial: Dial, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not dial.begun:
+            # Cancelled before its first step: nothing of _dial() has run.
+            self._ledger.dial_failed()
+            self._refused(dial, asyncio.CancelledError())
+            self._slot_freed()
 
     async def _create(self) -> Any:
         """Call the creator and check what it gives."""
@@ -89,7 +118,13 @@ class Dialler:
             raise TypeError(
                 f"creator {self._creator!r} returned {awaitable!r}, expected an awaitable"
             )
-        connection = await awaitable
+        try:
+            connection = await awaitable
+        except asyncio.CancelledError:
+            # It came too late for a future that has its connection, which nobody else knows (I3).
+            if not isinstance(awaitable, asyncio.Future) or not _succeeded(awaitable):
+                raise
+            connection = awaitable.result()
         if not hasattr(connection, "closed") or not callable(getattr(connection, "close", None)):
             raise TypeError(
                 f"creator {self._creator!r} gave {connection!r}, expected a connection: an "
@@ -124,6 +159,10 @@ class Dialler:
             error = PoolUnavailable(f"{self._owner!r}: can't open a connection: {exc!r}")
             error.__cause__ = exc
             fail(waiter, error)
+
+
+def _succeeded(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def fail(waiter: Any, exc: BaseException) -> bool:

@@ -40,17 +40,22 @@ class Entry:
         self.connection = connection
         self.state = LEASED
         # It has is_reusable, which decides alone whether it goes back.
-        self.judges_itself = hasattr(connection, "is_reusable")
+        try:
+            self.judges_itself = hasattr(connection, "is_reusable")
+        except Exception:  # noqa: BLE001 - it has one that fails: asked again at each release
+            self.judges_itself = True
 
 
 class Dial:
     """An attempt to open a connection, and the waiter it is made for."""
 
-    __slots__ = ("asker", "deadline")
+    __slots__ = ("asker", "begun", "deadline")
 
     def __init__(self, asker: Waiter, deadline: float) -> None:
         self.asker = asker
         self.deadline = deadline
+        # Its task has had its first step.
+        self.begun = False
 
 
 class Ledger:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
-from pulsar_client.exceptions import PoolClosed, PoolTimeout
+from pulsar_client.exceptions import PoolClosed, PoolError, PoolTimeout
 from pulsar_client.pool.closer import Closer
 from pulsar_client.pool.dialler import Dialler, fail
 from pulsar_client.pool.ledger import IDLE, LEASED, Entry, Ledger
@@ -53,6 +53,9 @@ class _Request(PoolConnection):
             entry = pool._lease_now()
             if entry is None:
                 entry = await pool._lease_later(self._timeout)
+                if self._entry is not None:
+                    pool.give_back(entry, False, False)
+                    raise RuntimeError(f"{self!r} was awaited by two tasks: call connect() twice")
             self._entry = entry
             self.connection = entry.connection
         return self
@@ -110,6 +113,7 @@ class Pool:
         self._timeouts = 0
         self._all_closed = OneTime("closed", logger=_logger)
         self._abort_handle: asyncio.TimerHandle | None = None
+        self._abort_at = inf
 
     def __repr__(self) -> str:
         ledger = self._ledger
@@ -214,15 +218,15 @@ class Pool:
     async def _lease_later(self, timeout: float | None) -> Entry:
         """Wait for a connection: released by another, or dialled."""
         ledger = self._ledger
-        if ledger.closed:
-            raise PoolClosed(f"{self!r} gives no more leases")
-        if timeout == 0:
+        if timeout == 0 and not ledger.closed:
             raise self._timed_out(0.0)
         loop = get_running_loop()
         started = loop.time()
         deadline = inf if timeout is None else started + timeout
         first = False
         while True:
+            if ledger.closed:
+                raise PoolClosed(f"{self!r} gives no more leases")
             waiter: asyncio.Future[Entry | None] = loop.create_future()
             if ledger.wait(waiter, deadline, first=first):
                 self._dialler.start(loop)
@@ -242,7 +246,10 @@ class Pool:
                 raise self._timed_out(loop.time() - started)
             if entry.state == LEASED:
                 return entry
-            # It died on the way from one to the other: back to the head of the queue.
+            # It died on the way.  Another may have come back (I10); else to the head of the queue.
+            entry = self._lease_now()
+            if entry is not None:
+                return entry
             first = True
 
     # One timer for all who wait: one for each would cost more than the rest of the wait.
@@ -268,14 +275,10 @@ class Pool:
             pause = min(_EXPIRY_PAUSE, 2e-6 * len(self._ledger.waiters))
             self._arm_expiry(max(earliest, self._loop.time() + pause))
 
-    def _timed_out(self, waited: float) -> PoolTimeout:
+    def _timed_out(self, waited: float) -> PoolError:
         self._timeouts += 1
-        text = f"{self!r}: no connection within {waited:.3g} s"
-        if self._dialler.last_error is not None:
-            text += f"; the last dial failed with {self._dialler.last_error!r}"
-        error = PoolTimeout(text)
-        error.__cause__ = self._dialler.last_error
-        return error
+        error = PoolTimeout(f"{self!r}: no connection within {waited:.3g} s")
+        return self._dialler.explain(error, get_running_loop().time())
 
     # What a lease calls
 
@@ -313,7 +316,9 @@ class Pool:
         """End a lease and forget its connection: it is the caller's own."""
         if entry.state == LEASED:
             self._ledger.detach(entry)
-            _unwatch(entry.connection, self._on_closing)
+            unwatch = getattr(entry.connection, "remove_closing_callback", None)
+            if unwatch is not None:
+                unwatch(self._on_closing)
             self._slot_freed()
 
     # New connections
@@ -349,8 +354,9 @@ class Pool:
     def _retire(self, entry: Entry) -> None:
         """Close a connection and free its slot when it is gone."""
         assert self._loop is not None
-        self._ledger.begin_close(entry)
-        self._closer.close(entry, self._loop)
+        if entry.state in (IDLE, LEASED):  # else asking it how it is was its end
+            self._ledger.begin_close(entry)
+            self._closer.close(entry, self._loop)
 
     def _slot_freed(self) -> None:
         """Some waiter gets its turn now (I5); a closed pool may be done."""
@@ -392,9 +398,10 @@ class Pool:
         self._check_all_closed()
         if timeout is not None and self._loop is not None and not self._all_closed.done():
             deadline = self._loop.time() + timeout
-            if self._abort_handle is None or deadline < self._abort_handle.when():
+            if deadline < self._abort_at:
                 if self._abort_handle is not None:
                     self._abort_handle.cancel()
+                self._abort_at = deadline
                 self._abort_handle = self._loop.call_at(deadline, self._abort_all)
         return self._all_closed
 
@@ -437,9 +444,3 @@ class Pool:
             raise RuntimeError(
                 f"{self!r} belongs to another event loop: make one pool for each loop"
             )
-
-
-def _unwatch(connection: Any, callback: Callable[[Any], object]) -> None:
-    remove = getattr(connection, "remove_closing_callback", None)
-    if remove is not None:
-        remove(callback)

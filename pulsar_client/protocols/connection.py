@@ -11,7 +11,7 @@ Three rules keep an exchange pure; every path through this module follows one of
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pulsar_client.events import OneTime
@@ -47,10 +47,10 @@ class Connection(Protocol):
     # What a consumer left without finishing, or what waits until writing may go on.
     _buffered: bytes = b""
     _feeding = False
+    _HOLD_START = 4
     # Close as soon as no request is in flight: the peer's end of file, or close_when_idle().
     _last_request = False
     _eof_handle: asyncio.TimerHandle | None = None
-    _tasks: set[asyncio.Task[Any]] | None = None
 
     def __init__(
         self,
@@ -213,9 +213,14 @@ class Connection(Protocol):
             return
         self._current_consumer = None
         if self._upgraded and not self._closing:
-            self.current_consumer()
+            try:
+                self.current_consumer()
+            except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
+                self._log_failure(None, exc)
+                self._cut()
         if not self._feeding and (self._buffered or self._last_request) and self._loop is not None:
-            # After those who wait for this request have been told.
+            if self._buffered and not self.server_side and not self._upgraded:
+                self._refuse(self._buffered)  # before a callback can make the next request
             self._loop.call_soon(self._after_request)
 
     def request_failed(self, consumer: ProtocolConsumer, exc: BaseException) -> None:
@@ -223,19 +228,20 @@ class Connection(Protocol):
         # A client's caller gets the exception; otherwise nobody would see it.
         if self.server_side or consumer._done:
             self._log_failure(consumer, exc)
-        consumer.finished(exc=exc)
+        # First, so that whoever is told can't take the connection for a good one.
         self._cut()
+        consumer.finished(exc=exc)
 
-    def adopt(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine as a task of this connection; it is cancelled when the connection is
-        lost."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(coroutine, name=f"{self}")
-        if self._tasks is None:
-            self._tasks = set()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def request_ready(self, consumer: ProtocolConsumer) -> None:
+        """The coroutine callbacks of ``pre_request`` have ended: go on with its data."""
+        self._release_reading(self._HOLD_START)
+        if not self.server_side:
+            return
+        if consumer._done:
+            # Aborted: nobody will ever take this request's data.
+            self._close()
+        elif self._buffered and not self._closing:
+            self._feed(b"")
 
     # What the loop calls
 
@@ -260,12 +266,13 @@ class Connection(Protocol):
             # Over TLS the loop closes whatever we say.
             or self.transport.get_extra_info("sslcontext") is not None
         ):
-            self._begin_closing()
+            self._close()
             return None
         self._last_request = True
-        assert self._loop is not None
-        # A message that was cut in the middle would never be answered.
-        self._eof_handle = self._loop.call_later(self.eof_grace, self.abort)
+        if self._eof_handle is None:  # a transport that reads again tells it again
+            assert self._loop is not None
+            # A message that was cut in the middle would never be answered.
+            self._eof_handle = self._loop.call_later(self.eof_grace, self.abort)
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -284,8 +291,7 @@ class Connection(Protocol):
                 consumer.connection_lost(exc)
             except Exception:
                 self.logger.exception("%s: connection_lost of %r failed", self, consumer)
-        for task in tuple(self._tasks or ()):
-            task.cancel()
+                ProtocolConsumer.connection_lost(consumer, exc)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full; a server stops reading requests until it is not."""
@@ -297,7 +303,7 @@ class Connection(Protocol):
         """The transport's buffer has drained: go on with what had to wait."""
         super().resume_writing(exc)
         if exc is None:
-            if self._buffered and not self._feeding and self._current_consumer is None:
+            if self._buffered and not self._feeding and self._is_between_requests():
                 self._after_request()
             if not self._paused:
                 self._release_reading(self._HOLD_THROTTLE)
@@ -312,6 +318,10 @@ class Connection(Protocol):
         return (consumer is not None and consumer._started and not consumer._done) or bool(
             self._buffered
         )
+
+    def _is_between_requests(self) -> bool:
+        consumer = self._current_consumer
+        return consumer is None or not consumer._started
 
     def _feed(self, data: bytes) -> None:
         """Feed one consumer after the other, until nothing is left or one keeps it."""
@@ -328,7 +338,7 @@ class Connection(Protocol):
         try:
             while data and not self._closing:
                 consumer = self._current_consumer
-                if consumer is None or not consumer._started:
+                if consumer is None or not consumer._handed_over:
                     consumer = self._consumer_for(data)
                     if consumer is None:
                         break
@@ -345,27 +355,25 @@ class Connection(Protocol):
                 except Exception as exc:  # noqa: BLE001 - it is the request's exception
                     self.request_failed(consumer, exc)
                     break
-                if self._current_consumer is consumer:
-                    self._keep(data)
+                if not self._passes_on(consumer, data):
                     break
         finally:
             self._feeding = False
         if self._last_request and not self._is_busy() and not self._closing:
-            self.close()
+            self._close()
 
     def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
         """The consumer of data that no request in flight waits for; None: nobody takes it now."""
-        if self._paused and self.throttle_reading and self._current_consumer is None:
+        if self._paused and self.throttle_reading and self._is_between_requests():
             self._keep(data)  # until writing goes on
             return None
         if not self.server_side and not self._upgraded:
-            self.logger.debug("%s: %d bytes that nobody asked for, closing", self, len(data))
-            self.abort()
+            self._refuse(data)
             return None
         consumer = None
         try:
             consumer = self.current_consumer()
-            if self.server_side:
+            if self.server_side and not consumer._started:
                 consumer.start()
         except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
             self._log_failure(consumer, exc)
@@ -373,9 +381,29 @@ class Connection(Protocol):
             return None
         if consumer._done:
             # Aborted in pre_request: nobody will ever take this request's data.
-            self.close()
+            self._close()
+            return None
+        if self.server_side and not consumer._handed_over:
+            self._keep(data)  # until the coroutine callbacks of pre_request have ended
+            self._hold_reading(self._HOLD_START)
             return None
         return consumer
+
+    def _passes_on(self, consumer: ProtocolConsumer, data: bytes) -> bool:
+        """True if what a consumer has left is the next one's."""
+        if self._current_consumer is consumer:
+            self._keep(data)
+            return False
+        if self.server_side or self._upgraded:
+            return True
+        # Also if a callback has made the next request by now: this is not its reply.
+        self._refuse(data)
+        return False
+
+    def _refuse(self, data: bytes) -> None:
+        self.logger.debug("%s: %d bytes that nobody asked for, closing", self, len(data))
+        if not self._closing:
+            self.abort()
 
     def _keep(self, data: bytes) -> None:
         if len(data) > self.max_buffered:
@@ -386,12 +414,12 @@ class Connection(Protocol):
                 self.request_failed(self._current_consumer, exc)
             else:
                 self.logger.debug("%s, closing", exc)
-                self.close()
+                self._close()
         else:
             self._buffered = data
 
     def _log_failure(self, consumer: ProtocolConsumer | None, exc: BaseException) -> None:
-        if isinstance(exc, ProtocolError) or self.closed:
+        if isinstance(exc, ProtocolError) or (self.closed and isinstance(exc, OSError)):
             # The peer's doing: at most a debug line, whatever it sends or how it leaves.
             self.logger.debug("%s: %s, closing", self, exc)
         else:
@@ -400,7 +428,7 @@ class Connection(Protocol):
     def _cut(self) -> None:
         """End a connection whose state can't be trusted."""
         if self.server_side:
-            self.close()  # what was answered before is still due
+            self._close()  # what was answered before is still due
         else:
             self.abort()
 
@@ -411,7 +439,7 @@ class Connection(Protocol):
         if self._buffered:
             self._feed(b"")
         elif self._last_request and not self._is_busy():
-            self.close()
+            self._close()
 
 
 def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:

@@ -158,14 +158,22 @@ class DelimitedDecoder(Decoder):
         max_size: int = DEFAULT_MAX_SIZE,
         keep_delimiter: bool = False,
     ) -> None:
-        super().__init__()
-        if not isinstance(delimiter, (bytes, bytearray)):
-            raise TypeError(f"delimiter must be bytes, not {delimiter!r}")
+        # Often made for every message, so without a call that can be spared.
+        self._buffer = bytearray()
+        self._fault = None
+        if type(delimiter) is not bytes:
+            if not isinstance(delimiter, (bytes, bytearray)):
+                raise TypeError(f"delimiter must be bytes, not {delimiter!r}")
+            delimiter = bytes(delimiter)
         if not delimiter:
             raise ValueError(f"delimiter must have at least one byte, not {delimiter!r}")
-        self._delimiter = bytes(delimiter)
-        self._keep = bool(keep_delimiter)
-        self._max_size = _checked_size("max_size", max_size)
+        self._delimiter = delimiter
+        self._keep = keep_delimiter
+        self._max_size = (
+            max_size
+            if type(max_size) is int and max_size > 0
+            else _checked_size("max_size", max_size)
+        )
         # A message that is not too large has its delimiter within so many bytes.
         self._limit = max_size + len(delimiter)
         # No delimiter begins in the buffer before this position.

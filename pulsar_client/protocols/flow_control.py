@@ -6,6 +6,7 @@ This module knows nothing of requests.
 """
 
 import asyncio
+from collections.abc import Generator
 from typing import Any
 
 from pulsar_client.events import EventHandler
@@ -16,6 +17,31 @@ __all__ = ["FlowControl"]
 def _check_limit(name: str, value: int | None) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ValueError(f"{name} is {value!r}, expected a number of bytes >= 0 or None")
+
+
+class _Drained:
+    """What ``write`` returns while writing is paused; it costs nothing until it is awaited."""
+
+    __slots__ = ("_flow",)
+
+    def __init__(self, flow: "FlowControl") -> None:
+        self._flow = flow
+
+    def __await__(self) -> Generator[Any, None, None]:
+        flow = self._flow
+        while flow._paused:
+            waiter = asyncio.get_running_loop().create_future()
+            if flow._drain_waiters is None:
+                flow._drain_waiters = []
+            flow._drain_waiters.append(waiter)
+            try:
+                yield from waiter
+            finally:
+                # Cancelled: an abandoned wait costs no memory.
+                if flow._drain_waiters is not None and waiter in flow._drain_waiters:
+                    flow._drain_waiters.remove(waiter)
+        if flow._drain_error is not None:
+            raise flow._drain_error
 
 
 class FlowControl(EventHandler):
@@ -34,6 +60,7 @@ class FlowControl(EventHandler):
     _high_limit: int | None = None
     _paused = False
     _drain_waiters: list[asyncio.Future[None]] | None = None
+    _drain_error: BaseException | None = None
 
     def __init__(
         self, low_limit: int | None = None, high_limit: int | None = None, **kw: Any
@@ -78,28 +105,17 @@ class FlowControl(EventHandler):
         if not self._paused:
             raise RuntimeError("resume_writing() was called without pause_writing()")
         self._paused = False
+        self._drain_error = exc
         waiters, self._drain_waiters = self._drain_waiters, None
         for waiter in waiters or ():
-            if waiter.done():
-                continue
-            if exc is None:
+            if not waiter.done():
                 waiter.set_result(None)
-            else:
-                waiter.set_exception(exc)
-                waiter.exception()  # whoever does not await write() is not owed a log line
 
     def _set_write_limits(self, transport: asyncio.WriteTransport) -> None:
         """Hand the limits to the transport: its parameters are (high, low), in that order."""
         if self._low_limit is not None or self._high_limit is not None:
             transport.set_write_buffer_limits(high=self._high_limit, low=self._low_limit)
 
-    def _drained(self) -> asyncio.Future[None]:
-        """A future of the caller's own that is done when writing may go on."""
-        waiter = asyncio.get_running_loop().create_future()
-        if self._drain_waiters is None:
-            self._drain_waiters = []
-        elif len(self._drain_waiters) > 64:
-            # Cancelled waits and those that nobody kept must not pile up.
-            self._drain_waiters = [w for w in self._drain_waiters if not w.done()]
-        self._drain_waiters.append(waiter)
-        return waiter
+    def _drained(self) -> _Drained:
+        """An awaitable of the caller's own that is done when writing may go on."""
+        return _Drained(self)

@@ -51,6 +51,7 @@ class PulsarProtocol(FlowControl, Timeout):
     _made = False
     _lost = False
     _lost_exc: BaseException | None = None
+    _lost_told = False  # the event has fired, or fires now
     # True from the moment the connection stops being usable, before its transport is gone.
     _closing = False
     _close_handle: asyncio.TimerHandle | None = None
@@ -160,15 +161,15 @@ class PulsarProtocol(FlowControl, Timeout):
             # Whoever waits for the connection must not wait for ever.
             never = ConnectionClosed(f"{self}: lost before it was made")
             never.__cause__ = exc
-            self._lost_exc = exc
             self._fire_once("connection_made", self, never)
         elif self.producer is not None:
             self.producer.protocol_lost(self)
+        self._lost_told = True
         self._fire_once("connection_lost", self, exc)
 
     def eof_received(self) -> bool | None:
         """The peer sends no more: close, flushing what was written."""
-        self._begin_closing()
+        self._close()
         return None
 
     # What users call
@@ -183,16 +184,7 @@ class PulsarProtocol(FlowControl, Timeout):
             transport; it raises what the connection was lost with, if that was an error.
         """
         event = self._one_time_event("connection_lost")
-        if self._lost or self._close_handle is not None:
-            return event
-        self._begin_closing()
-        transport = self.transport
-        if transport is None:
-            self.connection_lost(None)
-        else:
-            assert self._loop is not None
-            transport.close()
-            self._close_handle = self._loop.call_later(self.close_grace, transport.abort)
+        self._close()
         return event
 
     def abort(self) -> None:
@@ -205,6 +197,19 @@ class PulsarProtocol(FlowControl, Timeout):
 
     # For subclasses
 
+    def _close(self) -> None:
+        """``close`` for those who don't wait for the end of it: creates no event."""
+        if self._lost or self._close_handle is not None:
+            return
+        self._begin_closing()
+        transport = self.transport
+        if transport is None:
+            self.connection_lost(None)
+        else:
+            assert self._loop is not None
+            transport.close()
+            self._close_handle = self._loop.call_later(self.close_grace, transport.abort)
+
     def _begin_closing(self) -> None:
         # Synchronous: a pool must not lease a connection once it is known to be useless (I18).
         if self._closing:
@@ -212,7 +217,10 @@ class PulsarProtocol(FlowControl, Timeout):
         self._closing = True
         callbacks, self._closing_callbacks = self._closing_callbacks, None
         for callback in callbacks or ():
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                self.logger.exception("%s: closing callback %r failed", self, callback)
 
     def _upstream(self) -> EventHandler | None:
         producer: EventHandler | None = self.producer
@@ -220,12 +228,12 @@ class PulsarProtocol(FlowControl, Timeout):
 
     def _recall(self, name: str) -> tuple[Any, BaseException | None] | None:
         if name == "connection_lost":
-            return (self, self._lost_exc) if self._lost else None
+            return (self, self._lost_exc) if self._lost_told else None
         if name == "connection_made":
             if self._made:
                 return self, None
             if self._lost:
-                return None, ConnectionClosed(f"{self}: lost before it was made")
+                return self, ConnectionClosed(f"{self}: lost before it was made")
         return None
 
     def _is_connected(self) -> bool:
@@ -236,7 +244,7 @@ class PulsarProtocol(FlowControl, Timeout):
 
     def _idle_expired(self) -> None:
         self.logger.debug("%s: idle for %s s, closing", self, self._timeout)
-        self.close()
+        self._close()
 
 
 class Protocol(PulsarProtocol, asyncio.Protocol):
@@ -289,6 +297,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
 
         Raises:
             RuntimeError: there is no open transport.
+            ConnectionClosed: the connection was lost before the handshake was over.
             ProtocolError: bytes that were sent in plain text wait to be consumed; taking them for
                 encrypted ones would let an attacker put words into the peer's mouth.
             ssl.SSLError, OSError: the handshake failed; the connection is closed.
@@ -296,6 +305,9 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
         There is no time-out of its own beside the loop's for the handshake; cancelling it closes
         the connection.
         """
+        if self._paused:
+            # The old transport would tell the TLS layer, and not us, that it has drained.
+            await self._drained()
         if self.closed:
             raise RuntimeError(f"{self}: can't start TLS, the connection is closed")
         if self._unread():
@@ -312,14 +324,18 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
                 server_side=self.producer is not None and self.producer.server_side,
                 server_hostname=server_hostname,
             )
-        except BaseException:
+            if new is None or self._closing:
+                raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
+        except BaseException as exc:
             self._begin_closing()
             old.abort()
+            # The loop does not always tell a protocol whose handshake was not over.
+            loop.call_soon(self.connection_lost, exc if isinstance(exc, OSError) else None)
             raise
-        if new is None:
-            raise ConnectionClosed(f"{self}: connection lost during the TLS handshake")
         self.transport = new
         self._set_write_limits(new)
+        if self._read_holds:
+            new.pause_reading()
 
     def _unread(self) -> int:
         """How many bytes were received and not consumed."""

@@ -6,7 +6,7 @@ A consumer knows the protocol that is spoken; it sees its connection through
 
 import asyncio
 import typing
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Generator, Iterable
 from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
@@ -45,8 +45,8 @@ class ConsumerConnection(typing.Protocol):
     def request_done(self, consumer: Any) -> None:
         """The consumer takes no more data."""
 
-    def adopt(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """Run a coroutine as a task that the connection owns."""
+    def request_ready(self, consumer: Any) -> None:
+        """The coroutine callbacks of ``pre_request``, which held the request back, have ended."""
 
     def request_failed(self, consumer: Any, exc: BaseException) -> None:
         """The consumer raised ``exc`` where only the connection could catch it."""
@@ -63,6 +63,26 @@ class _Started:
     def __await__(self) -> Generator[Any, None, Any]:
         return self._consumer
         yield
+
+
+class _Starting:
+    """What ``start`` returns while coroutine callbacks of ``pre_request`` run."""
+
+    __slots__ = ("_consumer", "_over")
+
+    def __init__(self, consumer: "ProtocolConsumer", over: asyncio.Future[None]) -> None:
+        self._consumer = consumer
+        self._over = over
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            yield from self._over
+        except asyncio.CancelledError:
+            # Whoever waited for start() gave up before anything was written.
+            consumer = self._consumer
+            consumer.finished(exc=AbortRequest(f"{consumer!r} was cancelled before it was sent"))
+            raise
+        return self._consumer
 
 
 class ProtocolConsumer(EventHandler):
@@ -212,8 +232,7 @@ class ProtocolConsumer(EventHandler):
             event = self._fire_once("pre_request", self)
             if event is not None:
                 if not event.done():
-                    started: Awaitable[Self] = connection.adopt(self._start_later(event))
-                    return started
+                    return self._start_later(event)
                 exc = event.exception()
                 if exc is not None and self._aborted is None:
                     self.finished(exc=exc)
@@ -287,19 +306,24 @@ class ProtocolConsumer(EventHandler):
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             self.connection.request_failed(self, exc)
 
-    async def _start_later(self, pre_request: OneTime) -> Self:
+    def _start_later(self, pre_request: OneTime) -> Awaitable[Self]:
         """``start`` with coroutine callbacks of ``pre_request``."""
-        try:
-            await pre_request
-        except asyncio.CancelledError:
-            # Whoever waited for start() gave up before anything was written.
-            self.finished(exc=AbortRequest(f"{self!r} was cancelled before it was written"))
-            raise
-        except Exception as exc:  # noqa: BLE001 - it is the request's exception
-            if self._aborted is None:
-                self.finished(exc=exc)
+        over = asyncio.get_running_loop().create_future()
+
+        def wake(sender: object, **kw: object) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        pre_request.bind(self._pre_request_over)  # behind the callbacks that still run
+        pre_request.bind(wake)
+        self.on_finished.bind(wake)  # the connection may be lost before
+        return _Starting(self, over)
+
+    def _pre_request_over(self, sender: object, exc: BaseException | None = None) -> None:
+        if exc is not None and self._aborted is None:
+            self.finished(exc=exc)
         self._hand_over()
-        return self
+        self.connection.request_ready(self)
 
     def _upstream(self) -> EventHandler | None:
         producer: EventHandler | None = self.producer

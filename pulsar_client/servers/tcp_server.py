@@ -7,6 +7,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
@@ -66,7 +67,7 @@ class TcpServer(Producer):
             check_address(address)
         check_seconds("keep_alive", keep_alive)
         self._requested_address = address
-        self._given_sockets = None if sockets is None else list(sockets)
+        self._given_sockets = list(sockets or ()) or None
         for sock in self._given_sockets or ():
             if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
                 raise TypeError(f"sockets has {sock!r}, expected bound stream sockets")
@@ -125,7 +126,7 @@ class TcpServer(Producer):
         }
 
     async def __aenter__(self) -> Self:
-        if not self._servers:
+        if not self._sockets:
             await self.start_serving()
         return self
 
@@ -147,7 +148,7 @@ class TcpServer(Producer):
             TypeError: ``sslcontext`` is no SSLContext.
             OSError: the address can't be bound.
         """
-        if self._servers or self._close_task is not None:
+        if self._sockets or self._close_task is not None:
             state = "closed" if self._close_task is not None else "serving already"
             raise RuntimeError(f"{self!r} is {state}: a server serves once")
         if isinstance(backlog, bool) or not isinstance(backlog, int) or backlog < 1:
@@ -165,18 +166,27 @@ class TcpServer(Producer):
         self._addresses = [_name_of(sock) for sock in sockets]
         try:
             for sock in sockets:
-                create = (
-                    loop.create_unix_server
-                    if sock.family == socket.AF_UNIX
-                    else loop.create_server
-                )
+                create: Any = loop.create_server
+                kw: dict[str, Any] = {}
+                if sock.family == socket.AF_UNIX:
+                    create = loop.create_unix_server
+                    if sys.version_info >= (3, 13):
+                        # The file is ours, or belongs to whoever handed us the socket: other
+                        # processes may serve it still.
+                        kw["cleanup_socket"] = False
                 self._servers.append(
-                    await create(self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext)
+                    await create(
+                        self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext, **kw
+                    )
                 )
+            if self._close_task is not None:
+                raise RuntimeError(f"{self!r} was closed while it started")
         except BaseException:
             self._stop_listening()
             for sock in sockets:
                 sock.close()
+            self._sockets = []
+            self._addresses = []
             raise
         self._started_at = loop.time()
         self.logger.debug("%r is serving", self)
@@ -239,12 +249,16 @@ class TcpServer(Producer):
         for server in self._servers:
             server.close()
         self._servers = []
+        if self._started_at is None:
+            # Never served: no server of the loop's closes them.
+            for sock in self._given_sockets or ():
+                sock.close()
 
     # What its protocols call
 
     def request_started(self) -> None:
         """Count a request; the last of ``max_requests`` begins the close."""
-        super().request_started()
+        self._requests_processed += 1
         if self.max_requests is not None and self._requests_processed >= self.max_requests:
             self._begin_close(self.close_grace)
 

@@ -80,10 +80,9 @@ class Link:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sender: LinkEnd | None = None
         self._receiver: LinkEnd | None = None
-        # (when it is due, bytes), oldest first, never due before the one ahead of it.
+        # (when it is due, bytes), oldest first: what is due waits for those ahead of it.
         # Empty bytes are the end of the stream and always last.
         self._queue: deque[tuple[float, memoryview]] = deque()
-        self._last_due = 0.0
         self._ended = False
         self._pending = 0  # bytes in the queue
         self._delivered = 0
@@ -202,9 +201,8 @@ class Link:
         self._receiver = receiver
 
     def start(self) -> None:
-        """Begin to deliver; called once the receiver's protocol knows its connection."""
+        """Let a cut after 0 bytes strike; called once the protocols know their connection."""
         self._break_if_due()
-        self.schedule()
 
     def send(self, data: bytes) -> None:
         """Queue bytes of the sender, of which there is at least one."""
@@ -261,8 +259,7 @@ class Link:
 
     def _enqueue(self, data: bytes) -> None:
         assert self._loop is not None
-        self._last_due = max(self._last_due, self._loop.time() + self._delay)
-        self._queue.append((self._last_due, memoryview(data)))
+        self._queue.append((self._loop.time() + self._delay, memoryview(data)))
         self.schedule()
 
     def _unschedule(self) -> None:

@@ -46,7 +46,6 @@ class MemoryTransport(asyncio.Transport):
         self.incoming = incoming
         self._loop = loop
         self._protocol = protocol
-        self._started = False  # connection_made was called
         self._reading_paused = False
         self._writing_paused = False  # the protocol was told so
         self._eof_written = False
@@ -181,7 +180,7 @@ class MemoryTransport(asyncio.Transport):
             return Intake.GONE
         if self._closing:
             return Intake.DISCARD
-        if self._reading_paused or not self._started:
+        if self._reading_paused:
             return Intake.HOLD
         return Intake.READ
 
@@ -235,10 +234,6 @@ class MemoryTransport(asyncio.Transport):
         self._lose(exc)
 
     # Inside
-
-    def _start(self) -> None:
-        self._started = True
-        self.incoming.start()
 
     def _pause_protocol_if_full(self) -> None:
         if self._writing_paused or self.get_write_buffer_size() <= self._high:
@@ -324,7 +319,9 @@ def memory_pair(
     )
     up.join(loop, sender=client_end, receiver=server_end)
     down.join(loop, sender=server_end, receiver=client_end)
-    for end, protocol in ((server_end, server), (client_end, client)):
-        loop.call_soon(protocol.connection_made, end)
-        loop.call_soon(end._start)
+    # Whatever is written from now on is delivered in a later turn than this.
+    loop.call_soon(server.connection_made, server_end)
+    loop.call_soon(client.connection_made, client_end)
+    loop.call_soon(up.start)
+    loop.call_soon(down.start)
     return client_end, server_end

@@ -26,10 +26,6 @@ BUFFER = 64 * 1024
 # A slow flow hands on, at a time, what its rate allows in this many seconds.
 RATE_STEP = 0.02
 
-# Pieces of BUFFER bytes thrown away before an orderly end: closing a socket that holds unread
-# bytes sends a reset.
-DRAIN_LIMIT = 64
-
 LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -171,7 +167,6 @@ class _Flow:
         self._passed = 0
         self._cut_at = 0  # the value of _passed at which faults.cut strikes
         self._next_send = 0.0  # when the rate allows the next bytes
-        self._floor = 0.0  # the time a timer was set for, which has come though it fires early
         self._timer: asyncio.TimerHandle | None = None
         self._reading = False  # the loop watches the source
         self._writing = False  # the loop watches the sink
@@ -201,8 +196,7 @@ class _Flow:
             self._timer.cancel()
             self._timer = None
         if wait is not None and wait > 0:
-            when = self._now() + wait
-            self._timer = self._loop.call_at(when, self._on_timer, when)
+            self._timer = self._loop.call_later(wait, self.update)
 
     def stop(self) -> None:
         """Watch for nothing any more."""
@@ -218,10 +212,7 @@ class _Flow:
         when = self._queue[0][0]
         if self.faults.rate is not None:
             when = max(when, self._next_send)
-        return when - self._now()
-
-    def _now(self) -> float:
-        return max(self._loop.time(), self._floor)
+        return when - self._loop.time()
 
     def _watch(self, *, read: bool, write: bool) -> None:
         if read is not self._reading:
@@ -237,11 +228,6 @@ class _Flow:
             else:
                 self._loop.remove_writer(self._sink)
 
-    def _on_timer(self, when: float) -> None:
-        self._timer = None
-        self._floor = when
-        self.update()
-
     def _on_readable(self) -> None:
         try:
             data = self._source.recv(BUFFER - self._size)
@@ -250,7 +236,7 @@ class _Flow:
         except OSError:
             self._relay.close(reset=True)  # one side was reset: the other one is
             return
-        self._queue.append((self._now() + self.faults.latency, memoryview(data)))
+        self._queue.append((self._loop.time() + self.faults.latency, memoryview(data)))
         self._size += len(data)
         self._source_ended = not data
         self.update()
@@ -280,7 +266,7 @@ class _Flow:
         self._passed += sent
         self.faults.passed += sent
         if self.faults.rate is not None:
-            self._next_send = max(self._now(), self._next_send) + sent / self.faults.rate
+            self._next_send = max(self._loop.time(), self._next_send) + sent / self.faults.rate
         self.update()
         if not self._relay.closed:
             self._relay.changed(self._relay)
@@ -335,11 +321,8 @@ def _reset(sock: socket.socket) -> None:
 
 
 def _finish(sock: socket.socket) -> None:
-    """Let the close that follows be orderly."""
+    """Send an orderly end: a close alone would send a reset if there are unread bytes."""
     try:
         sock.shutdown(socket.SHUT_WR)
-        for _ in range(DRAIN_LIMIT):
-            if not sock.recv(BUFFER):
-                break
     except OSError:
-        pass  # nothing left to read, or the peer is gone
+        pass  # the peer is gone

@@ -448,6 +448,8 @@ async def test_abort_throws_the_write_buffer_away() -> None:
     a.write(b"0123456")
     a.write(b"789")
     assert a.get_write_buffer_size() == 5
+    a.set_write_buffer_limits(high=4)
+    a.write_eof()
     a.abort()
     await client.until_lost()
     assert a.get_write_buffer_size() == 0
@@ -455,6 +457,45 @@ async def test_abort_throws_the_write_buffer_away() -> None:
     await server.until_lost()
     assert server.data == b"01234"
     assert server.names() == ["made", "data", "eof", "lost"]
+    assert client.names() == ["pause", "made", "lost"]  # the end is no reason to resume
+
+
+async def test_flow_control_to_the_byte() -> None:
+    class Sizes(Recorder):
+        def pause_writing(self) -> None:
+            sizes.append(a.get_write_buffer_size())
+
+        resume_writing = pause_writing
+
+    sizes: list[int] = []
+    client, server = Sizes(), Recorder()
+    a, _b = memory_pair(client, server, to_server=Link(split=1))
+    a.set_write_buffer_limits(high=10, low=4)
+    a.write(bytes(10))
+    assert sizes == []
+    a.write(b"!")
+    assert sizes == [11]
+    await server.until(lambda: len(server.data) == 11)
+    assert sizes == [11, 4]
+    await end(client, server)
+
+
+async def test_a_closing_end_throws_away_what_it_held() -> None:
+    client, server = Recorder(), Recorder()
+    a, b = memory_pair(client, server)
+    b.pause_reading()
+    b.outgoing.pause()
+    b.write(b"stalled, so that the close of this end can't complete")
+    a.write(b"nobody reads this")
+    a.close()
+    await turns()
+    assert client.names() == ["made"]
+    b.close()
+    await client.until_lost()
+    assert client.lost_with() == [None]
+    assert server.names() == ["made"]
+    b.abort()
+    await server.until_lost()
 
 
 async def test_capacity_lets_the_sender_close_before_delivery() -> None:

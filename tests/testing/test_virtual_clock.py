@@ -131,14 +131,20 @@ def test_a_task_that_ignores_its_cancellation_does_not_hang_the_runner() -> None
 
 
 def test_a_periodic_task_does_not_hide_a_deadlock() -> None:
+    cleaned: list[bool] = []
+
     async def tick() -> None:
         while True:
             await asyncio.sleep(10.0)
 
     async def main() -> None:
         ticking = asyncio.create_task(tick(), name="ticking")
-        await asyncio.Event().wait()
-        ticking.cancel()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ticking.cancel()
+            await asyncio.sleep(20.0)  # beyond the horizon
+            cleaned.append(True)
 
     factory = functools.partial(VirtualClockLoop, horizon=100.0)
     with (
@@ -146,6 +152,7 @@ def test_a_periodic_task_does_not_hide_a_deadlock() -> None:
         pytest.raises(Deadlock, match=r"horizon 100 s(?s:.*)ticking"),
     ):
         runner.run(main())
+    assert cleaned == [True]
 
 
 def test_a_job_in_a_thread_is_no_deadlock_and_takes_no_time() -> None:
@@ -171,6 +178,32 @@ def test_a_job_in_an_executor_of_the_user() -> None:
             return await asyncio.get_running_loop().run_in_executor(executor, sum, (1, 2, 3))
 
     assert run(main()) == 6
+
+
+def test_a_job_may_take_longer_than_the_patience() -> None:
+    factory = functools.partial(VirtualClockLoop, patience=0.0)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(asyncio.to_thread(threading.Event().wait, 0.05)) is False
+
+
+def test_the_end_of_the_loop_waits_for_its_threads() -> None:
+    ended = threading.Event()
+
+    def job() -> None:
+        started.set()
+        threading.Event().wait(0.05)
+        ended.set()
+
+    async def main() -> None:
+        job_done = asyncio.get_running_loop().run_in_executor(None, job)
+        assert started.wait(60.0)
+        job_done.cancel()
+
+    started = threading.Event()
+    factory = functools.partial(VirtualClockLoop, patience=0.0)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert ended.is_set()
 
 
 def test_a_job_may_wait_for_a_timer_of_the_loop() -> None:

@@ -1,0 +1,71 @@
+"""The benchmarks run and write down what they measured; their figures are not judged here."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    # Their loops are their own: warnings that fail a test here stay out of it.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "works"),
+    [
+        ("F1", {"lease and release", "the same with Connection"}),
+        ("F2", {"100 tasks on 10 connections"}),
+        ("F4", {"echo, one after the other", "echo, 50 tasks, pool of 10"}),
+        (
+            "F5",
+            {
+                "1 connection, 1 in flight",
+                "10 connections, 1 in flight",
+                "10 connections, 16 in flight",
+            },
+        ),
+    ],
+)
+def test_a_goal_is_measured_and_written_down(goal: str, works: set[str], tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--quick", "--only", goal, "--rounds", "1", "--loop", "asyncio"]
+    done = run(*arguments, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["loops"] == ["asyncio"]
+    assert report["rounds"] == 1
+    assert {"date", "machine", "python", "versions", "malloc", "notes"} <= report.keys()
+    assert {result["name"] for result in report["results"]} == works
+    for result in report["results"]:
+        assert result["goal"] == goal
+        assert result["loop"] == "asyncio"
+        assert len(result["rounds"]) == 1
+        for key in ("ratio", "ratio_min", "ratio_max", "ours_us", "other_us"):
+            assert math.isfinite(result[key])
+            assert result[key] > 0
+        assert (result["met"] is None) == (result["wanted"] is None)
+        assert result["name"] in done.stdout
+    assert any(result["met"] is not None for result in report["results"])
+
+
+def test_an_unknown_goal_is_refused() -> None:
+    done = run("--only", "F1,F99")
+    assert done.returncode == 2
+    assert "F99" in done.stderr
