@@ -58,10 +58,12 @@ class Echo(AbstractClient):
             raise ValueError(f"the message has the separator {SEPARATOR!r} in it: {message!r}")
         async with self.pool.connect() as lease:
             connection: Connection = lease.connection
+            if not self.full_response:
+                return await connection.request(message)
             consumer = connection.current_consumer()
             consumer.start(message)
-            answer = await consumer.on_finished
-            return consumer if self.full_response else answer
+            await consumer.on_finished
+            return consumer
 
     def _run(self, message: bytes) -> Any:
         if self._runner is None:

@@ -11,8 +11,9 @@ class EchoProtocol(ProtocolConsumer):
     """One exchange, client side: the result is the message without its separator."""
 
     def connection_made(self, connection: Connection) -> None:
-        """Begin: one decoder for each message."""
-        self.decoder = DelimitedDecoder(SEPARATOR, max_size=MAX_MESSAGE)
+        """Begin an exchange: the first on a connection makes the decoder for all."""
+        if connection.parser is None:
+            connection.parser = DelimitedDecoder(SEPARATOR, max_size=MAX_MESSAGE)
 
     def start_request(self) -> None:
         """Send the message."""
@@ -20,7 +21,8 @@ class EchoProtocol(ProtocolConsumer):
 
     def data_received(self, data: bytes) -> bytes:
         """Collect the answer."""
-        message, rest = self.decoder.decode(data)
+        decoder: DelimitedDecoder = self.connection.parser
+        message, rest = decoder.decode(data)
         if message is not None:
             self.finished(message)
             if message == QUIT:
@@ -32,9 +34,14 @@ class EchoProtocol(ProtocolConsumer):
 class EchoServerProtocol(EchoProtocol):
     """One exchange, server side; the message ``QUIT`` is answered and ends the connection."""
 
+    def eof_received(self) -> bool:
+        """Nothing is due: a message is answered when it is complete."""
+        return False
+
     def data_received(self, data: bytes) -> bytes:
         """Answer a message as soon as it is complete."""
-        message, rest = self.decoder.decode(data)
+        decoder: DelimitedDecoder = self.connection.parser
+        message, rest = decoder.decode(data)
         if message is not None:
             self.write(message + SEPARATOR)
             self.finished()

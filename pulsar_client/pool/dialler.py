@@ -68,9 +68,8 @@ class Dialler:
         if failure is None:
             return error
         if self._recovered:
-            error.args = (
-                f"{error}; the last dial error, {now - self._failed_at:.3g} s ago, was {failure!r}",
-            )
+            ago = f"{now - self._failed_at:.3g} s ago"
+            error.args = (f"{error}; the last dial error, {ago}, was {failure!r}",)
         else:
             error.args = (f"{error}; the last dial failed with {failure!r}",)
             error.__cause__ = failure

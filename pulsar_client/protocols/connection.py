@@ -1,29 +1,22 @@
-"""The bridge between a transport and the consumers of its data.
+"""The bridge between a transport and the consumers of its data: a connection's life.
 
-One consumer at a time gets the data; what it leaves goes to the next.  This module knows nothing
-of pools, of addresses, or of what the bytes mean.
-
-Three rules keep an exchange pure; every path through this module follows one of them:
-
-1. Data that nobody asked for closes a client connection (it would become the next reply).
-2. An exchange that ended in any other way than its consumer's ``finished`` closes the connection.
-3. ``is_reusable`` is true only when none of that can happen: no consumer, no bytes, no upgrade.
+How it feeds consumers is in ``consumer_feed``, with the rules that keep exchanges pure.  This
+module knows nothing of pools, of addresses, or of what the bytes mean.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from asyncio import get_running_loop
+from collections.abc import Callable
 from typing import Any
 
 from pulsar_client.events import OneTime
-from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
-from pulsar_client.protocols.producer import make_consumer
-from pulsar_client.protocols.protocol import Protocol
+from pulsar_client.protocols.consumer_feed import ConsumerFeed
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["Connection"]
 
 
-class Connection(Protocol):
+class Connection(ConsumerFeed):
     """A stream connection that hands its data to consumers, one exchange after the other.
 
     Args:
@@ -36,20 +29,9 @@ class Connection(Protocol):
         ValueError: a time-out or a limit out of range.
     """
 
-    #: Bytes that a consumer may leave without finishing its exchange; more is a protocol error.
-    max_buffered: int = 2**24
     #: Seconds in which replies must be done once the peer has closed its sending side.
     eof_grace: float = 30.0
 
-    _current_consumer: ProtocolConsumer | None = None
-    _requests_processed = 0
-    _upgraded = False
-    # What a consumer left without finishing, or what waits until writing may go on.
-    _buffered: bytes = b""
-    _feeding = False
-    _HOLD_START = 4
-    # Close as soon as no request is in flight: the peer's end of file, or close_when_idle().
-    _last_request = False
     _eof_handle: asyncio.TimerHandle | None = None
 
     def __init__(
@@ -58,30 +40,7 @@ class Connection(Protocol):
         timeout: float | None = None,
         **kw: Any,
     ) -> None:
-        super().__init__(timeout=timeout, **kw)
-        if consumer_factory is not None and not callable(consumer_factory):
-            raise TypeError(
-                f"consumer_factory is {consumer_factory!r}, expected a callable that makes a "
-                "ProtocolConsumer"
-            )
-        self._consumer_factory = consumer_factory
-        # Read at every request: an instance's attribute is found several times faster than its
-        # class's.
-        self._one_time = None
-        self._many_times = None
-        self._current_consumer = None
-        self._buffered = b""
-        self._feeding = False
-        self._closing = False
-        self._paused = False
-        self._upgraded = False
-        self._last_request = False
-        #: True where requests are answered, False where they are made.
-        self.server_side: bool = self.producer is not None and self.producer.server_side
-        #: Stop reading while writing is paused.  On by default on servers, where a client that
-        #: does not read must not fill the memory; never on clients, where two peers that both do
-        #: it deadlock.  A relay turns it off and couples its two sides instead.
-        self.throttle_reading: bool = self.server_side
+        super().__init__(consumer_factory, timeout=timeout, **kw)
 
     @property
     def requests_processed(self) -> int:
@@ -102,9 +61,9 @@ class Connection(Protocol):
             and not self._buffered
             and not self._last_request
             and not self._paused
-            and self.transport is not None
-            and not self.transport.is_closing()
-            and self.transport.get_write_buffer_size() == 0
+            and self._transport is not None
+            and not self._transport.is_closing()
+            and self._transport.get_write_buffer_size() == 0
         )
 
     def info(self) -> dict[str, Any]:
@@ -115,26 +74,10 @@ class Connection(Protocol):
 
     # Consumers
 
-    def current_consumer(self) -> ProtocolConsumer:
-        """The consumer that takes incoming data; a new one is built when there is none.
-
-        Raises:
-            TypeError: the consumer factory is missing or gives something else.
-        """
-        consumer = self._current_consumer
-        if consumer is None:
-            producer = self.producer
-            if producer is None:
-                consumer = make_consumer(self._consumer_factory)
-            else:
-                consumer = producer.build_consumer(self._consumer_factory)
-            consumer.connection = self
-            self._current_consumer = consumer
-            consumer.connection_made(self)
-        return consumer
-
     async def request(self, message: Any) -> Any:
-        """Make one request: ``start`` and ``on_finished`` of the current consumer.
+        """Make one request: ``start`` and ``on_finished`` of the current consumer, but cheaper.
+
+        There is no time-out here; use ``asyncio.timeout`` around it.
 
         Args:
             message: what the consumer finds as its ``request``.
@@ -143,14 +86,24 @@ class Connection(Protocol):
             The result of the request.
 
         Raises:
-            RuntimeError: another request is in flight.
+            RuntimeError: another request is in flight, or there is no transport.
             ConnectionClosed: the connection was lost; ``sent`` tells whether any byte was written.
+            AbortRequest: a ``pre_request`` callback aborted it.
+            Exception: whatever the consumer raised or finished with, ``ProtocolError`` above all.
 
         Cancelling it abandons the request: the connection is then not reusable.
         """
         consumer = self.current_consumer()
-        await consumer.start(message)
-        return await consumer.on_finished
+        producer = self.producer
+        if consumer._one_time is not None or (
+            producer is not None and producer._many_times is not None
+        ):
+            await consumer.start(message)
+            return await consumer.on_finished
+        # Nobody listens: a future instead of an event, and nothing to wait for before.
+        waiter = get_running_loop().create_future()
+        consumer.begin(message, waiter)
+        return await waiter
 
     def upgrade(self, consumer_factory: Callable[[], ProtocolConsumer]) -> None:
         """Speak another protocol from here on (WebSocket, a tunnel, STARTTLS).
@@ -182,80 +135,7 @@ class Connection(Protocol):
             return self.close()
         return self._one_time_event("connection_lost")
 
-    # What consumers call
-
-    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
-        """Hand bytes to the transport; see ``Protocol.write``.
-
-        Raises:
-            ConnectionClosed: the connection is closing or lost; ``sent`` tells whether any byte of
-                the request in flight had been written before.
-        """
-        consumer = self._current_consumer
-        try:
-            waiter = Protocol.write(self, data)
-        except ConnectionClosed as closed:
-            closed.sent = consumer is not None and consumer._sent
-            raise
-        if consumer is not None:
-            consumer._sent = True
-        return waiter
-
-    def request_started(self, consumer: ProtocolConsumer) -> None:
-        """Count a request; called by its consumer."""
-        self._requests_processed += 1
-        if self.producer is not None:
-            self.producer.request_started()
-
-    def request_done(self, consumer: ProtocolConsumer) -> None:
-        """The consumer has finished; called by it, before anybody is told."""
-        if consumer is not self._current_consumer:
-            return
-        self._current_consumer = None
-        if self._upgraded and not self._closing:
-            try:
-                self.current_consumer()
-            except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
-                self._log_failure(None, exc)
-                self._cut()
-        if not self._feeding and (self._buffered or self._last_request) and self._loop is not None:
-            if self._buffered and not self.server_side and not self._upgraded:
-                self._refuse(self._buffered)  # before a callback can make the next request
-            self._loop.call_soon(self._after_request)
-
-    def request_failed(self, consumer: ProtocolConsumer, exc: BaseException) -> None:
-        """The consumer raised: its request ends with ``exc`` and the connection is cut."""
-        # A client's caller gets the exception; otherwise nobody would see it.
-        if self.server_side or consumer._done:
-            self._log_failure(consumer, exc)
-        # First, so that whoever is told can't take the connection for a good one.
-        self._cut()
-        consumer.finished(exc=exc)
-
-    def request_ready(self, consumer: ProtocolConsumer) -> None:
-        """The coroutine callbacks of ``pre_request`` have ended: go on with its data."""
-        self._release_reading(self._HOLD_START)
-        if not self.server_side:
-            return
-        if consumer._done:
-            # Aborted: nobody will ever take this request's data.
-            self._close()
-        elif self._buffered and not self._closing:
-            self._feed(b"")
-
     # What the loop calls
-
-    def data_received(self, data: bytes) -> None:
-        """Hand data to the current consumer and what it leaves to the next one."""
-        if self._timeout is not None and self._loop is not None:
-            self._last_activity = self._loop.time()
-        producer = self.producer
-        if self._many_times is None and (producer is None or producer._many_times is None):
-            self._feed(data)
-        else:
-            self._fire_many("data_received", data=data)
-            self._feed(data)
-            self._fire_many("data_processed", data=data)
 
     def eof_received(self) -> bool | None:
         """The peer sends no more: replies still due are sent, then the connection closes."""
@@ -264,14 +144,18 @@ class Connection(Protocol):
             or not self._is_busy()
             or self._closing
             # Over TLS the loop closes whatever we say.
-            or self.transport.get_extra_info("sslcontext") is not None
+            or self._transport.get_extra_info("sslcontext") is not None
         ):
+            self._close()
+            return None
+        consumer = self._current_consumer
+        if consumer is not None and consumer._handed_over and not consumer.eof_received():
             self._close()
             return None
         self._last_request = True
         if self._eof_handle is None:  # a transport that reads again tells it again
             assert self._loop is not None
-            # A message that was cut in the middle would never be answered.
+            # Should the message have been cut in the middle, it is never answered.
             self._eof_handle = self._loop.call_later(self.eof_grace, self.abort)
         return True
 
@@ -283,6 +167,7 @@ class Connection(Protocol):
             self._eof_handle.cancel()
             self._eof_handle = None
         self._buffered = b""
+        self._collected = None
         super().connection_lost(exc)
         consumer = self._current_consumer
         self._current_consumer = None
@@ -307,144 +192,3 @@ class Connection(Protocol):
                 self._after_request()
             if not self._paused:
                 self._release_reading(self._HOLD_THROTTLE)
-
-    # Inside
-
-    def _unread(self) -> int:
-        return len(self._buffered)
-
-    def _is_busy(self) -> bool:
-        consumer = self._current_consumer
-        return (consumer is not None and consumer._started and not consumer._done) or bool(
-            self._buffered
-        )
-
-    def _is_between_requests(self) -> bool:
-        consumer = self._current_consumer
-        return consumer is None or not consumer._started
-
-    def _feed(self, data: bytes) -> None:
-        """Feed one consumer after the other, until nothing is left or one keeps it."""
-        if self._feeding:
-            # A consumer handed us data from inside its data_received: after this piece, then.
-            asyncio.get_running_loop().call_soon(self._feed, data)
-            return
-        if self._buffered:
-            data = self._buffered + data
-            self._buffered = b""
-        producer = self.producer
-        quiet = producer is None or producer._many_times is None
-        self._feeding = True
-        try:
-            while data and not self._closing:
-                consumer = self._current_consumer
-                if consumer is None or not consumer._handed_over:
-                    consumer = self._consumer_for(data)
-                    if consumer is None:
-                        break
-                try:
-                    if quiet and consumer._many_times is None:
-                        rest = consumer.data_received(data)
-                    else:
-                        consumer._fire_many("data_received", data=data)
-                        rest = consumer.data_received(data)
-                        consumer._fire_many("data_processed", data=data)
-                    if not rest:
-                        break
-                    data = rest if type(rest) is bytes else _as_bytes(rest, consumer)
-                except Exception as exc:  # noqa: BLE001 - it is the request's exception
-                    self.request_failed(consumer, exc)
-                    break
-                if not self._passes_on(consumer, data):
-                    break
-        finally:
-            self._feeding = False
-        if self._last_request and not self._is_busy() and not self._closing:
-            self._close()
-
-    def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
-        """The consumer of data that no request in flight waits for; None: nobody takes it now."""
-        if self._paused and self.throttle_reading and self._is_between_requests():
-            self._keep(data)  # until writing goes on
-            return None
-        if not self.server_side and not self._upgraded:
-            self._refuse(data)
-            return None
-        consumer = None
-        try:
-            consumer = self.current_consumer()
-            if self.server_side and not consumer._started:
-                consumer.start()
-        except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
-            self._log_failure(consumer, exc)
-            self._cut()
-            return None
-        if consumer._done:
-            # Aborted in pre_request: nobody will ever take this request's data.
-            self._close()
-            return None
-        if self.server_side and not consumer._handed_over:
-            self._keep(data)  # until the coroutine callbacks of pre_request have ended
-            self._hold_reading(self._HOLD_START)
-            return None
-        return consumer
-
-    def _passes_on(self, consumer: ProtocolConsumer, data: bytes) -> bool:
-        """True if what a consumer has left is the next one's."""
-        if self._current_consumer is consumer:
-            self._keep(data)
-            return False
-        if self.server_side or self._upgraded:
-            return True
-        # Also if a callback has made the next request by now: this is not its reply.
-        self._refuse(data)
-        return False
-
-    def _refuse(self, data: bytes) -> None:
-        self.logger.debug("%s: %d bytes that nobody asked for, closing", self, len(data))
-        if not self._closing:
-            self.abort()
-
-    def _keep(self, data: bytes) -> None:
-        if len(data) > self.max_buffered:
-            exc = MessageTooLarge(
-                f"{self}: {len(data)} bytes are left over, at most {self.max_buffered} are kept"
-            )
-            if self._current_consumer is not None:
-                self.request_failed(self._current_consumer, exc)
-            else:
-                self.logger.debug("%s, closing", exc)
-                self._close()
-        else:
-            self._buffered = data
-
-    def _log_failure(self, consumer: ProtocolConsumer | None, exc: BaseException) -> None:
-        if isinstance(exc, ProtocolError) or (self.closed and isinstance(exc, OSError)):
-            # The peer's doing: at most a debug line, whatever it sends or how it leaves.
-            self.logger.debug("%s: %s, closing", self, exc)
-        else:
-            self.logger.error("%s: %r failed, closing", self, consumer, exc_info=exc)
-
-    def _cut(self) -> None:
-        """End a connection whose state can't be trusted."""
-        if self.server_side:
-            self._close()  # what was answered before is still due
-        else:
-            self.abort()
-
-    def _after_request(self) -> None:
-        """Go on after a request that ended outside ``data_received``."""
-        if self._closing or self._feeding:
-            return
-        if self._buffered:
-            self._feed(b"")
-        elif self._last_request and not self._is_busy():
-            self._close()
-
-
-def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:
-    if isinstance(rest, bytearray | memoryview):
-        return bytes(rest)
-    raise TypeError(
-        f"{consumer!r}.data_received() returned {rest!r}, expected the unused bytes or None"
-    )

@@ -43,8 +43,7 @@ class PulsarProtocol(FlowControl, Timeout):
     #: Seconds that ``close()`` waits for the peer to take what was written before it aborts.
     close_grace: float = 3.0
 
-    #: The transport; None before ``connection_made``.
-    transport: Any = None
+    _transport: Any = None
     #: The peer's address, else the socket's own; None before ``connection_made``, and kept after
     #: the loss.
     address: Any = None
@@ -78,17 +77,22 @@ class PulsarProtocol(FlowControl, Timeout):
         return f"{where} session {self.session}"
 
     @property
+    def transport(self) -> Any:
+        """The transport; None before ``connection_made``."""
+        return self._transport
+
+    @property
     def sock(self) -> socket.socket | None:
         """The transport's socket, or None."""
-        if self.transport is None:
+        if self._transport is None:
             return None
-        sock: socket.socket | None = self.transport.get_extra_info("socket")
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
         return sock
 
     @property
     def closed(self) -> bool:
         """True when the connection can't be used: closing, lost, or not made yet."""
-        transport = self.transport
+        transport = self._transport
         return self._closing or transport is None or transport.is_closing()
 
     def info(self) -> dict[str, Any]:
@@ -125,7 +129,7 @@ class PulsarProtocol(FlowControl, Timeout):
 
     def connection_made(self, transport: Any) -> None:
         """Take the transport, start the idle timer and fire ``connection_made``."""
-        self.transport = transport
+        self._transport = transport
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         # A unix peer has the empty name '': then the socket's own says more.
@@ -190,10 +194,10 @@ class PulsarProtocol(FlowControl, Timeout):
     def abort(self) -> None:
         """Close at once; what was not sent yet is lost."""
         self._begin_closing()
-        if self.transport is None:
+        if self._transport is None:
             self.connection_lost(None)
         else:
-            self.transport.abort()
+            self._transport.abort()
 
     # For subclasses
 
@@ -202,7 +206,7 @@ class PulsarProtocol(FlowControl, Timeout):
         if self._lost or self._close_handle is not None:
             return
         self._begin_closing()
-        transport = self.transport
+        transport = self._transport
         if transport is None:
             self.connection_lost(None)
         else:
@@ -237,7 +241,7 @@ class PulsarProtocol(FlowControl, Timeout):
         return None
 
     def _is_connected(self) -> bool:
-        return self.transport is not None and not self._closing
+        return self._transport is not None and not self._closing
 
     def _is_busy(self) -> bool:
         return False
@@ -266,7 +270,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             ConnectionClosed: the connection is closing, lost, or not made yet.
             TypeError: ``data`` is not bytes.
         """
-        transport = self.transport
+        transport = self._transport
         if transport is None or self._closing or transport.is_closing():
             raise ConnectionClosed(f"{self}: can't write, the connection is closed")
         if self._timeout is not None and self._loop is not None:
@@ -315,7 +319,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
                 f"{self}: {self._unread()} bytes of plain text wait before the handshake"
             )
         loop = asyncio.get_running_loop()
-        old = self.transport
+        old = self._transport
         try:
             new = await loop.start_tls(
                 old,
@@ -332,7 +336,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             # The loop does not always tell a protocol whose handshake was not over.
             loop.call_soon(self.connection_lost, exc if isinstance(exc, OSError) else None)
             raise
-        self.transport = new
+        self._transport = new
         self._set_write_limits(new)
         if self._read_holds:
             new.pause_reading()
@@ -343,11 +347,11 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
 
     def _hold_reading(self, reason: int) -> None:
         if self._read_holds == 0 and not self.closed:
-            self.transport.pause_reading()
+            self._transport.pause_reading()
         self._read_holds |= reason
 
     def _release_reading(self, reason: int) -> None:
         if self._read_holds & reason:
             self._read_holds &= ~reason
             if self._read_holds == 0 and not self.closed:
-                self.transport.resume_reading()
+                self._transport.resume_reading()

@@ -39,9 +39,6 @@ class ConsumerConnection(typing.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
         """Hand bytes to the transport."""
 
-    def request_started(self, consumer: Any) -> None:
-        """Count the request."""
-
     def request_done(self, consumer: Any) -> None:
         """The consumer takes no more data."""
 
@@ -124,7 +121,9 @@ class ProtocolConsumer(EventHandler):
         self._many_times = None
         self._started = False
         self._done = False
+        self._handed_over = False
         self._aborted = None
+        self._waiter: asyncio.Future[Any] | None = None
         if loop is not None or one_time_events is not None or many_times_events is not None:
             super().__init__(loop, one_time_events, many_times_events)
 
@@ -180,6 +179,16 @@ class ProtocolConsumer(EventHandler):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement data_received()")
 
+    def eof_received(self) -> bool:
+        """The peer closed its sending side while this exchange is in flight (servers).
+
+        Returns:
+            False if the message is incomplete: nothing will ever answer it, and the connection
+            closes.  True, as by default, if an answer may still be due: the connection waits for
+            it, for ``Connection.eof_grace`` seconds at most.
+        """
+        return True
+
     def connection_made(self, connection: Any) -> None:
         """A connection starts using this consumer; does nothing by default."""
 
@@ -215,17 +224,14 @@ class ProtocolConsumer(EventHandler):
         Raises:
             RuntimeError: the consumer was started before, or has no connection or transport.
         """
+        self._check_start()
         connection = self.connection
-        if self._started:
-            raise RuntimeError(f"{self!r} was started before: one consumer serves one request")
-        if connection is None:
-            raise RuntimeError(f"{self!r} has no connection")
-        if connection.transport is None:
-            raise RuntimeError(f"{self!r}: the connection has no transport")
         self._started = True
         self.request = request
-        connection.request_started(self)
+        connection._requests_processed += 1
         producer = connection.producer
+        if producer is not None:
+            producer.request_started()
         if self._one_time is not None or (
             producer is not None and producer._many_times is not None
         ):
@@ -250,7 +256,10 @@ class ProtocolConsumer(EventHandler):
             return
         self._done = True
         self._result = self if result is _SELF else result
-        self._exc = exc
+        if exc is not None:
+            if isinstance(exc, StopIteration):
+                exc = _no_stop_iteration(exc)
+            self._exc = exc
         connection = self.connection
         if connection is None:
             if self._one_time is not None:
@@ -265,6 +274,8 @@ class ProtocolConsumer(EventHandler):
             event = self._one_time.get("post_request")
             if event is not None:
                 event.complete(self, self._result, exc)
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
     def abort_request(self) -> None:
         """Abort the request from a ``pre_request`` callback: nothing of it is written.
@@ -293,6 +304,52 @@ class ProtocolConsumer(EventHandler):
         return result
 
     # Inside
+
+    def begin(self, request: Any, waiter: "asyncio.Future[Any]") -> None:
+        """``start`` for ``Connection.request``, when nobody listens to events.
+
+        Args:
+            request: what is requested.
+            waiter: gets the result or the exception.
+        """
+        self._check_start()
+        self._waiter = waiter
+        self._started = True
+        self._handed_over = True
+        self.request = request
+        connection = self.connection
+        connection._requests_processed += 1
+        if connection.producer is not None:
+            connection.producer.request_started()
+        try:
+            self.start_request()
+        except Exception as exc:  # noqa: BLE001 - it is the request's exception
+            connection.request_failed(self, exc)
+
+    def _wake(self, waiter: "asyncio.Future[Any]") -> None:
+        event = self._one_time.get("post_request") if self._one_time is not None else None
+        if event is not None and not event.done():
+            # Bound in the course of the request, with callbacks that are coroutines.
+            event.bind(lambda sender, exc=None, **kw: self._resolve(waiter, exc))
+        else:
+            self._resolve(waiter, self._exc if event is None else event.exception())
+
+    def _resolve(self, waiter: "asyncio.Future[Any]", exc: BaseException | None) -> None:
+        if waiter.done():
+            return  # its task was cancelled
+        if exc is None:
+            waiter.set_result(self._result)
+        else:
+            waiter.set_exception(exc)
+            waiter.exception()  # a task cancelled in this turn is not owed a log line
+
+    def _check_start(self) -> None:
+        if self._started:
+            raise RuntimeError(f"{self!r} was started before: one consumer serves one request")
+        if self.connection is None:
+            raise RuntimeError(f"{self!r} has no connection")
+        if self.connection._transport is None:
+            raise RuntimeError(f"{self!r}: the connection has no transport")
 
     def _hand_over(self) -> None:
         """The end of ``start``: the request goes to the connection, unless it is over."""
@@ -333,3 +390,10 @@ class ProtocolConsumer(EventHandler):
         if name == "post_request":
             return (self._result, self._exc) if self._done else None
         return (self, self._aborted) if self._started else None
+
+
+def _no_stop_iteration(exc: StopIteration) -> RuntimeError:
+    """What awaiting raises in place of a StopIteration, which would end the await itself."""
+    error = RuntimeError(f"the request raised {exc!r}")
+    error.__cause__ = exc
+    return error
