@@ -171,7 +171,10 @@ class Connection(ConsumerFeed):
         super().connection_lost(exc)
         consumer = self._current_consumer
         self._current_consumer = None
-        if consumer is not None and not consumer._done:
+        if consumer is None:
+            return
+        consumer.cancel_tasks()
+        if not consumer._done:
             try:
                 consumer.connection_lost(exc)
             except Exception:

@@ -119,7 +119,8 @@ class ConsumerFeed(Protocol):
             if consumer is not None:
                 consumer._sent = True
             return self._collect(data)
-        self._flush()
+        if self._collected:
+            self._flush()
         try:
             waiter = Protocol.write(self, data)
         except ConnectionClosed as closed:

@@ -6,7 +6,7 @@ A consumer knows the protocol that is spoken; it sees its connection through
 
 import asyncio
 import typing
-from collections.abc import Awaitable, Generator, Iterable
+from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
@@ -108,6 +108,7 @@ class ProtocolConsumer(EventHandler):
     _aborted: AbortRequest | None = None
     # A byte of the request was handed to the transport, or may have been.
     _sent = False
+    _tasks: set[asyncio.Task[None]] | None = None
 
     def __init__(
         self,
@@ -274,8 +275,12 @@ class ProtocolConsumer(EventHandler):
             event = self._one_time.get("post_request")
             if event is not None:
                 event.complete(self, self._result, exc)
-        if self._waiter is not None:
-            self._wake(self._waiter)
+        waiter = self._waiter
+        if waiter is not None:
+            if exc is None and self._one_time is None and not waiter.done():
+                waiter.set_result(self._result)
+            else:
+                self._wake(waiter)
 
     def abort_request(self) -> None:
         """Abort the request from a ``pre_request`` callback: nothing of it is written.
@@ -303,7 +308,39 @@ class ProtocolConsumer(EventHandler):
         result: Awaitable[None] | None = self.connection.write(data)
         return result
 
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a part of this exchange that has to wait for something, as a task.
+
+        The exchange owns the task: it is cancelled when the connection is lost.  An exception of
+        it ends the exchange as one of ``data_received`` would: a client's caller gets it, a server
+        logs it, and the connection is closed.
+
+        Args:
+            coroutine: what to run; usually it ends with ``self.finished()``.
+
+        Raises:
+            RuntimeError: there is no running event loop.
+        """
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"task of {self!r}")
+        if self._tasks is None:
+            self._tasks = set()
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
     # Inside
+
+    def cancel_tasks(self) -> None:
+        """The connection is lost: nobody needs what the tasks of this exchange do."""
+        for task in tuple(self._tasks or ()):
+            task.cancel()
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        assert self._tasks is not None
+        self._tasks.discard(task)
+        exc = None if task.cancelled() else task.exception()
+        if exc is not None and self.connection is not None:
+            self.connection.request_failed(self, exc)
 
     def begin(self, request: Any, waiter: "asyncio.Future[Any]") -> None:
         """``start`` for ``Connection.request``, when nobody listens to events.
@@ -312,12 +349,13 @@ class ProtocolConsumer(EventHandler):
             request: what is requested.
             waiter: gets the result or the exception.
         """
-        self._check_start()
+        connection = self.connection
+        if self._started or connection._transport is None:
+            self._check_start()
         self._waiter = waiter
         self._started = True
         self._handed_over = True
         self.request = request
-        connection = self.connection
         connection._requests_processed += 1
         if connection.producer is not None:
             connection.producer.request_started()
