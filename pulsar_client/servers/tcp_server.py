@@ -50,6 +50,8 @@ class TcpServer(Producer):
     server_side = True
     #: Seconds that ``close()`` gives requests in flight before it aborts their connections.
     close_grace: float = 5.0
+    #: Seconds that a client may take for its TLS handshake.
+    handshake_timeout: float = 10.0
 
     def __init__(
         self,
@@ -166,19 +168,7 @@ class TcpServer(Producer):
         self._addresses = [_name_of(sock) for sock in sockets]
         try:
             for sock in sockets:
-                create: Any = loop.create_server
-                kw: dict[str, Any] = {}
-                if sock.family == socket.AF_UNIX:
-                    create = loop.create_unix_server
-                    if sys.version_info >= (3, 13):
-                        # The file is ours, or belongs to whoever handed us the socket: other
-                        # processes may serve it still.
-                        kw["cleanup_socket"] = False
-                self._servers.append(
-                    await create(
-                        self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext, **kw
-                    )
-                )
+                self._servers.append(await self._listen(sock, backlog, sslcontext))
             if self._close_task is not None:
                 raise RuntimeError(f"{self!r} was closed while it started")
         except BaseException:
@@ -191,6 +181,22 @@ class TcpServer(Producer):
         self._started_at = loop.time()
         self.logger.debug("%r is serving", self)
         self.fire_event("start")
+
+    async def _listen(
+        self, sock: socket.socket, backlog: int, sslcontext: ssl.SSLContext | None
+    ) -> Any:
+        loop = asyncio.get_running_loop()
+        create: Any = loop.create_server
+        kw: dict[str, Any] = {}
+        if sslcontext is not None:
+            kw["ssl_handshake_timeout"] = self.handshake_timeout
+        if sock.family == socket.AF_UNIX:
+            create = loop.create_unix_server
+            if sys.version_info >= (3, 13):
+                # The file is ours, or belongs to whoever handed us the socket: other processes
+                # may serve it still.
+                kw["cleanup_socket"] = False
+        return await create(self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext, **kw)
 
     def create_protocol(self, **kw: Any) -> Any:
         """Make the protocol of an accepted connection, with this server's ``keep_alive``."""
@@ -219,6 +225,14 @@ class TcpServer(Producer):
             )
 
     async def _close(self, grace: float) -> None:
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            # What this loop has accepted and not yet given a transport would be lost, and never
+            # closed, if its server were closed now: accept no more, and let it come through.
+            for sock in self._sockets:
+                loop.remove_reader(sock)
+            for _ in range(2):
+                await asyncio.sleep(0)
         self._stop_listening()
         for protocol in tuple(self._protocols):
             _finish(protocol)

@@ -6,6 +6,11 @@
   hang fails instead.
 - `FaultProxy`, `Direction`: a real TCP proxy that stalls, cuts, resets, refuses, is slow or deaf.
 - `Gate`, `gate_matrix`: the ways in which an awaited step can end, and all combinations of them.
+- `explore_cancellation`, `Exploration`, `CancellationFailure`: a scenario, cancelled at each point
+  at which it can be.
+- `storm`, `StormReport`, `StormFailure`, `Interruption`: many exchanges, disturbed at random; does
+  each caller get its own reply?
+- `conservation`, `settled`: is every slot of a pool accounted for, and is it at rest?
 
 A protocol that counts lines must not depend on how the bytes are cut up::
 
@@ -28,20 +33,37 @@ A protocol that counts lines must not depend on how the bytes are cut up::
 Nothing of the library but its exceptions is needed here, and nothing imports it in return.
 """
 
+from pulsar_client.testing.conservation import conservation, settled
+from pulsar_client.testing.explorer import (
+    CancellationFailure,
+    Exploration,
+    explore_cancellation,
+)
 from pulsar_client.testing.fault_proxy import Direction, FaultProxy
 from pulsar_client.testing.gates import Gate, gate_matrix
 from pulsar_client.testing.link import Link
 from pulsar_client.testing.memory_transport import MemoryTransport, memory_pair
+from pulsar_client.testing.storm import storm
+from pulsar_client.testing.storm_report import Interruption, StormFailure, StormReport
 from pulsar_client.testing.virtual_clock import Deadlock, VirtualClockLoop
 
 __all__ = [
+    "CancellationFailure",
     "Deadlock",
     "Direction",
+    "Exploration",
     "FaultProxy",
     "Gate",
+    "Interruption",
     "Link",
     "MemoryTransport",
+    "StormFailure",
+    "StormReport",
     "VirtualClockLoop",
+    "conservation",
+    "explore_cancellation",
     "gate_matrix",
     "memory_pair",
+    "settled",
+    "storm",
 ]
