@@ -15,7 +15,7 @@ from pulsar_client.addresses import check_address, format_address, unix_path
 from pulsar_client.clients.connector import open_socket
 from pulsar_client.durations import check_seconds
 from pulsar_client.pool.pool import Pool
-from pulsar_client.protocols.producer import Producer
+from pulsar_client.protocols.producer import Producer, checked_protocol
 from pulsar_client.protocols.protocol import PulsarProtocol
 from pulsar_client.tls import client_context
 
@@ -117,6 +117,11 @@ class AbstractClient(Producer):
         if timeout is _DEFAULT:
             timeout = self.connect_timeout
         check_seconds("timeout", timeout)
+        if protocol_factory is not None and not callable(protocol_factory):
+            raise TypeError(
+                f"protocol_factory is {protocol_factory!r}, expected a callable that makes a "
+                "protocol"
+            )
         context, server_hostname = _tls_parameters(address, ssl, server_hostname)
         started = asyncio.timeout(timeout)
         try:
@@ -152,8 +157,11 @@ class AbstractClient(Producer):
                 protocol = self.create_protocol(**kw)
             else:
                 self._sessions += 1
-                protocol = protocol_factory(
-                    session=self._sessions, producer=self, loop=loop, logger=self.logger, **kw
+                protocol = checked_protocol(
+                    protocol_factory,
+                    protocol_factory(
+                        session=self._sessions, producer=self, loop=loop, logger=self.logger, **kw
+                    ),
                 )
             return protocol
 
@@ -181,6 +189,8 @@ class AbstractClient(Producer):
             if isinstance(protocol, PulsarProtocol):
                 # uvloop may have called connection_made, or be about to, and then says no more.
                 protocol.connection_lost(None)
+            if context is not None and isinstance(exc, OSError):
+                raise _handshake_error(address, exc) from exc
             raise
         try:
             made = protocol.event("connection_made") if hasattr(protocol, "event") else None
@@ -226,12 +236,38 @@ class AbstractClient(Producer):
             protocol.abort()
 
 
+def _handshake_error(address: Any, exc: OSError) -> OSError:
+    """An error of a TLS handshake that says with whom."""
+    text = (
+        f"{format_address(address)}: the TLS handshake failed: {str(exc) or 'connection closed'}"
+    )
+    if isinstance(exc, ssl_module.SSLCertVerificationError):
+        return _CertificateRefused(text, exc)
+    if isinstance(exc, ssl_module.SSLError):
+        error = ssl_module.SSLError(exc.errno or 0, text)
+        error.reason, error.library = exc.reason, exc.library
+        return error
+    return type(exc)(text) if isinstance(exc, ConnectionError) else exc
+
+
+class _CertificateRefused(ssl_module.SSLCertVerificationError):
+    """A certificate that was refused, with the address in its text."""
+
+    def __init__(self, text: str, exc: ssl_module.SSLCertVerificationError) -> None:
+        super().__init__(1, text)
+        self.verify_code = exc.verify_code
+        self.verify_message = exc.verify_message
+        self.reason, self.library = exc.reason, exc.library
+
+
 def _tls_parameters(
     address: Any, ssl: ssl_module.SSLContext | bool | None, server_hostname: str | None
 ) -> tuple[ssl_module.SSLContext | None, str | None]:
     """The context to use and the name to verify; names what is wrong."""
     if ssl is not None and not isinstance(ssl, ssl_module.SSLContext | bool):
         raise TypeError(f"ssl is {ssl!r}, expected an ssl.SSLContext, True or None")
+    if server_hostname is not None and not isinstance(server_hostname, str):
+        raise TypeError(f"server_hostname is {server_hostname!r}, expected a str or None")
     if not ssl:
         if server_hostname is not None:
             raise ValueError(f"server_hostname is {server_hostname!r}, but ssl is off")

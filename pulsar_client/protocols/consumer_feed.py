@@ -344,7 +344,8 @@ class ConsumerFeed(Protocol):
             # The peer's doing: at most a debug line, whatever it sends or how it leaves.
             self.logger.debug("%s: %s, closing", self, exc)
         else:
-            self.logger.error("%s: %r failed, closing", self, consumer, exc_info=exc)
+            what = self._consumer_factory if consumer is None else consumer
+            self.logger.error("%s: %r failed, closing", self, what, exc_info=exc)
 
     def _cut(self) -> None:
         """End a connection whose state can't be trusted."""
@@ -366,6 +367,11 @@ class ConsumerFeed(Protocol):
 def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:
     if isinstance(rest, bytearray | memoryview):
         return bytes(rest)
+    hint = ""
+    if asyncio.iscoroutine(rest):
+        rest.close()
+        hint = "; it must be no coroutine function, use create_task() for what has to wait"
     raise TypeError(
-        f"{consumer!r}.data_received() returned {rest!r}, expected the unused bytes or None"
+        f"{type(consumer).__name__}.data_received() returned {rest!r}, expected the unused bytes "
+        f"or None{hint}"
     )

@@ -109,14 +109,17 @@ class Producer(EventHandler):
             **kw: handed to the protocol factory.
 
         Raises:
-            TypeError: this producer has no protocol factory.
+            TypeError: this producer has no protocol factory, or it gives no protocol.
         """
         factory = self.protocol_factory
         if factory is None:
             raise TypeError(f"{type(self).__name__} {self.name!r} has no protocol_factory")
         self._sessions += 1
-        return factory(
-            session=self._sessions, producer=self, loop=self._loop, logger=self.logger, **kw
+        return checked_protocol(
+            factory,
+            factory(
+                session=self._sessions, producer=self, loop=self._loop, logger=self.logger, **kw
+            ),
         )
 
     # What its protocols call
@@ -132,6 +135,20 @@ class Producer(EventHandler):
     def protocol_lost(self, protocol: Any) -> None:
         """A protocol of this producer has lost its connection."""
         self._protocols.discard(protocol)
+
+
+def checked_protocol(factory: Callable[..., Any], protocol: Any) -> Any:
+    """Give back what a protocol factory made, if it is a protocol.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(protocol, asyncio.BaseProtocol):
+        raise TypeError(
+            f"protocol_factory {factory!r} returned {protocol!r}, expected a protocol; "
+            "use partial(Connection, YourConsumer)"
+        )
+    return protocol
 
 
 def make_consumer(factory: Callable[[], ProtocolConsumer] | None) -> ProtocolConsumer:

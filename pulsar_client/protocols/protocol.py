@@ -22,6 +22,9 @@ __all__ = ["Protocol", "PulsarProtocol"]
 _logger = logging.getLogger("pulsar_client.protocols")
 
 
+_KEYWORDS = {"high_limit", "low_limit", "many_times_events", "one_time_events", "timeout"}
+
+
 class PulsarProtocol(FlowControl, Timeout):
     """Base of every protocol of this library.
 
@@ -65,6 +68,12 @@ class PulsarProtocol(FlowControl, Timeout):
         logger: logging.Logger | None = None,
         **kw: Any,
     ) -> None:
+        unknown = kw.keys() - _KEYWORDS
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; "
+                f"beside its own it takes: {', '.join(sorted(_KEYWORDS))}"
+            )
         super().__init__(loop=loop, **kw)
         self.session = session
         #: Who made this protocol, or None.

@@ -1,52 +1,19 @@
 """One exchange on a connection: a request and its response, seen from a client or a server.
 
-A consumer knows the protocol that is spoken; it sees its connection through
-:class:`ConsumerConnection` and knows nothing of pools, producers' kinds or sockets.
+A consumer knows the protocol that is spoken; it sees of its connection what
+``consumer_connection`` says, and knows nothing of pools, producers' kinds or sockets.
 """
 
 import asyncio
-import typing
 from collections.abc import Awaitable, Coroutine, Generator, Iterable
 from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed
 
-__all__ = ["ConsumerConnection", "ProtocolConsumer"]
+__all__ = ["ProtocolConsumer"]
 
 _SELF: Any = object()
-
-
-class ConsumerConnection(typing.Protocol):
-    """What a consumer needs of the connection that feeds it."""
-
-    @property
-    def transport(self) -> Any:
-        """The transport, or None."""
-
-    @property
-    def producer(self) -> Any:
-        """Who made the connection, or None."""
-
-    @property
-    def address(self) -> Any:
-        """The peer's address."""
-
-    @property
-    def server_side(self) -> bool:
-        """True where requests are answered, False where they are made."""
-
-    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
-        """Hand bytes to the transport."""
-
-    def request_done(self, consumer: Any) -> None:
-        """The consumer takes no more data."""
-
-    def request_ready(self, consumer: Any) -> None:
-        """The coroutine callbacks of ``pre_request``, which held the request back, have ended."""
-
-    def request_failed(self, consumer: Any, exc: BaseException) -> None:
-        """The consumer raised ``exc`` where only the connection could catch it."""
 
 
 class _Started:
@@ -109,6 +76,7 @@ class ProtocolConsumer(EventHandler):
     # A byte of the request was handed to the transport, or may have been.
     _sent = False
     _tasks: set[asyncio.Task[None]] | None = None
+    _waiter: asyncio.Future[Any] | None = None
 
     def __init__(
         self,
@@ -124,9 +92,16 @@ class ProtocolConsumer(EventHandler):
         self._done = False
         self._handed_over = False
         self._aborted = None
-        self._waiter: asyncio.Future[Any] | None = None
+        self._waiter = None
         if loop is not None or one_time_events is not None or many_times_events is not None:
             super().__init__(loop, one_time_events, many_times_events)
+
+    def __repr__(self) -> str:
+        state = "done" if self._done else "in flight" if self._started else "not started"
+        request = repr(self.request)
+        if len(request) > 60:
+            request = f"{request[:57]}..."
+        return f"<{type(self).__name__} {state}, request {request}, on {self.connection!r}>"
 
     @property
     def producer(self) -> Any:
@@ -201,11 +176,10 @@ class ProtocolConsumer(EventHandler):
         """
         if self._done:
             return
-        what = "its reply" if self._sent else "it was sent"
-        why = "" if exc is None else f": {exc}"
+        sent = "after (part of) it was sent" if self._sent else "before any of it was sent"
+        why = "closed" if exc is None else str(exc)
         closed = ConnectionClosed(
-            f"{self.connection}: the request lost its connection before {what}{why}",
-            sent=self._sent,
+            f"{self.connection}: the request lost its connection {sent}: {why}", sent=self._sent
         )
         closed.__cause__ = exc
         self.finished(exc=closed)
@@ -258,9 +232,7 @@ class ProtocolConsumer(EventHandler):
         self._done = True
         self._result = self if result is _SELF else result
         if exc is not None:
-            if isinstance(exc, StopIteration):
-                exc = _no_stop_iteration(exc)
-            self._exc = exc
+            self._exc = exc = _checked_exception(exc)
         connection = self.connection
         if connection is None:
             if self._one_time is not None:
@@ -360,7 +332,9 @@ class ProtocolConsumer(EventHandler):
         if connection.producer is not None:
             connection.producer.request_started()
         try:
-            self.start_request()
+            started: object = self.start_request()  # type: ignore[func-returns-value]
+            if started is not None:
+                _no_coroutine(self, "start_request", started)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             connection.request_failed(self, exc)
 
@@ -383,11 +357,17 @@ class ProtocolConsumer(EventHandler):
 
     def _check_start(self) -> None:
         if self._started:
-            raise RuntimeError(f"{self!r} was started before: one consumer serves one request")
+            raise RuntimeError(
+                f"{self!r} was started before: another request is in flight on its connection, or "
+                "it is over; a consumer serves one"
+            )
         if self.connection is None:
             raise RuntimeError(f"{self!r} has no connection")
         if self.connection._transport is None:
-            raise RuntimeError(f"{self!r}: the connection has no transport")
+            raise RuntimeError(
+                f"{self!r}: the connection has no transport, it is not made yet; "
+                "await connection.event('connection_made') first"
+            )
 
     def _hand_over(self) -> None:
         """The end of ``start``: the request goes to the connection, unless it is over."""
@@ -397,7 +377,9 @@ class ProtocolConsumer(EventHandler):
         if self._done or self.connection.server_side:
             return
         try:
-            self.start_request()
+            started: object = self.start_request()  # type: ignore[func-returns-value]
+            if started is not None:
+                _no_coroutine(self, "start_request", started)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             self.connection.request_failed(self, exc)
 
@@ -430,8 +412,23 @@ class ProtocolConsumer(EventHandler):
         return (self, self._aborted) if self._started else None
 
 
-def _no_stop_iteration(exc: StopIteration) -> RuntimeError:
-    """What awaiting raises in place of a StopIteration, which would end the await itself."""
-    error = RuntimeError(f"the request raised {exc!r}")
-    error.__cause__ = exc
-    return error
+def _checked_exception(exc: object) -> BaseException:
+    """What awaiting the request raises; always something that can be raised there."""
+    if not isinstance(exc, BaseException):
+        return TypeError(f"finished() was given exc={exc!r}, expected an exception or None")
+    if isinstance(exc, StopIteration):
+        # It would end the await itself.
+        error = RuntimeError(f"the request raised {exc!r}")
+        error.__cause__ = exc
+        return error
+    return exc
+
+
+def _no_coroutine(consumer: ProtocolConsumer, method: str, result: object) -> None:
+    """Refuse a method that is a coroutine function: nobody would await it."""
+    if asyncio.iscoroutine(result):
+        result.close()
+        raise TypeError(
+            f"{type(consumer).__name__}.{method}() is a coroutine function, expected a plain one; "
+            "use create_task() for what has to wait"
+        )

@@ -69,7 +69,14 @@ class TcpServer(Producer):
             check_address(address)
         check_seconds("keep_alive", keep_alive)
         self._requested_address = address
-        self._given_sockets = list(sockets or ()) or None
+        try:
+            self._given_sockets = list(sockets or ()) or None
+        except TypeError:
+            raise TypeError(f"sockets is {sockets!r}, expected bound stream sockets") from None
+        if address is not None and self._given_sockets is not None:
+            raise ValueError(
+                f"address is {address!r} and sockets {self._given_sockets!r}, expected one of them"
+            )
         for sock in self._given_sockets or ():
             if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
                 raise TypeError(f"sockets has {sock!r}, expected bound stream sockets")
@@ -84,9 +91,15 @@ class TcpServer(Producer):
         self._all_lost: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        where = ", ".join(format_address(a) for a in self._addresses) or "nowhere"
+        where = ", ".join(format_address(a) for a in self._addresses)
+        if where:
+            where = f"on {where}"
+        elif self._requested_address is not None:
+            where = f"not serving {format_address(self._requested_address)}"
+        else:
+            where = "not serving"
         return (
-            f"<{type(self).__name__} {self.name!r} on {where}: "
+            f"<{type(self).__name__} {self.name!r} {where}: "
             f"{len(self._protocols)} connections, {self._requests_processed} requests>"
         )
 
@@ -157,6 +170,11 @@ class TcpServer(Producer):
             raise ValueError(f"backlog is {backlog!r}, expected an int >= 1")
         if sslcontext is not None and not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is {sslcontext!r}, expected an ssl.SSLContext or None")
+        if self.protocol_factory is None:
+            raise TypeError(
+                f"{self!r} has no protocol_factory, expected a callable such as "
+                "partial(Connection, YourConsumer)"
+            )
         loop = self._loop = asyncio.get_running_loop()
         sockets = self._given_sockets
         if sockets is None:
@@ -196,7 +214,15 @@ class TcpServer(Producer):
                 # The file is ours, or belongs to whoever handed us the socket: other processes
                 # may serve it still.
                 kw["cleanup_socket"] = False
-        return await create(self.create_protocol, sock=sock, backlog=backlog, ssl=sslcontext, **kw)
+        return await create(self._accept, sock=sock, backlog=backlog, ssl=sslcontext, **kw)
+
+    def _accept(self) -> Any:
+        try:
+            return self.create_protocol()
+        except Exception:
+            # The loop would tell nobody, and leave the connection to the garbage collector.
+            self.logger.exception("%r: can't make a protocol for a connection", self)
+            return _Refusal()
 
     def create_protocol(self, **kw: Any) -> Any:
         """Make the protocol of an accepted connection, with this server's ``keep_alive``."""
@@ -288,6 +314,13 @@ class TcpServer(Producer):
         super().protocol_lost(protocol)
         if not self._protocols and self._all_lost is not None and not self._all_lost.done():
             self._all_lost.set_result(None)
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes the connection for which no protocol could be made."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()
 
 
 def _finish(protocol: Any) -> None:

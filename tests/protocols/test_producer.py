@@ -28,7 +28,12 @@ def test_it_makes_protocols_and_counts_sessions() -> None:
 
 def test_the_keywords_of_the_factory() -> None:
     calls: list[dict[str, Any]] = []
-    producer = Producer(protocol_factory=lambda **kw: calls.append(kw))
+
+    def factory(**kw: Any) -> Protocol:
+        calls.append(kw)
+        return Protocol()
+
+    producer = Producer(protocol_factory=factory)
     producer.create_protocol(more=1)
     (call,) = calls
     assert call == {
@@ -46,10 +51,10 @@ def test_the_class_attribute_is_the_default_factory() -> None:
 
     class WithFunction(Producer):
         def protocol_factory(**kw: Any) -> Any:
-            return kw["session"]
+            return Protocol(session=kw["session"] + 10)
 
     assert isinstance(Mine().create_protocol(), Protocol)
-    assert WithFunction().create_protocol() == 1
+    assert WithFunction().create_protocol().session == 11
     assert Mine().name == "mine"
     with pytest.raises(TypeError, match="no protocol_factory"):
         Producer().create_protocol()

@@ -104,7 +104,7 @@ async def test_before_during_and_after() -> None:
     assert server.address is None
     assert server.addresses == []
     assert server.sockets is None
-    assert repr(server) == "<TcpServer 'mine' on nowhere: 0 connections, 0 requests>"
+    assert repr(server) == "<TcpServer 'mine' not serving 127.0.0.1:0: 0 connections, 0 requests>"
     await server.start_serving()
     sockets: Any = server.sockets
     assert [sock.getsockname() for sock in sockets] == server.addresses == [server.address]
