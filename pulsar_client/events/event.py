@@ -1,5 +1,6 @@
 """An event that may fire many times, and what a callback is."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Event:
         for callback in tuple(self._callbacks):
             try:
                 result = callback(arg, **kw)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 self._logger.exception("callback %r of event %r failed", callback, self.name)
                 continue
             if result is not None and inspect.iscoroutine(result):

@@ -40,7 +40,7 @@ class Closer:
         connection = entry.connection
         try:
             ending = connection.close()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             _logger.exception("%r: closing %r failed", self._owner, connection)
             self.abort(connection)
             ending = None

@@ -47,11 +47,21 @@ class Dialler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_error: BaseException | None = None
         self._failed_at = 0.0
+        self._starting = False
         # A dial has succeeded since.
         self._recovered = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the dials that are due: for those who wait, while slots are free."""
+        if self._starting:
+            return  # an eager task has ended already: the loop below goes on
+        self._starting = True
+        try:
+            self._start(loop)
+        finally:
+            self._starting = False
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         while (dial := self._ledger.next_dial()) is not None:
             task = loop.create_task(self._dial(dial), name=f"dial of {self._owner!r}")
             self._tasks.add(task)

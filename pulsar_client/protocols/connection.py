@@ -64,6 +64,7 @@ class Connection(ConsumerFeed):
             and self._transport is not None
             and not self._transport.is_closing()
             and self._transport.get_write_buffer_size() == 0
+            and (self.parser is None or not getattr(self.parser, "pending", 0))
         )
 
     def info(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Connection(ConsumerFeed):
         if consumer is not None and consumer._handed_over and not consumer.eof_received():
             self._close()
             return None
-        self._last_request = True
+        self._last_request = self._eof = True
         if self._eof_handle is None:  # a transport that reads again tells it again
             assert self._loop is not None
             # Should the message have been cut in the middle, it is never answered.
@@ -177,7 +178,7 @@ class Connection(ConsumerFeed):
         if not consumer._done:
             try:
                 consumer.connection_lost(exc)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 self.logger.exception("%s: connection_lost of %r failed", self, consumer)
                 ProtocolConsumer.connection_lost(consumer, exc)
 

@@ -42,8 +42,11 @@ class ConsumerFeed(Protocol):
     parser: Any = None
 
     _HOLD_START = 4
+    _HOLD_BUSY = 8
     _requests_processed = 0
     _collected_size = 0
+    # What arrives while start_tls changes the transport.
+    _early: list[bytes] | None = None
 
     def __init__(
         self, consumer_factory: Callable[[], ProtocolConsumer] | None = None, **kw: Any
@@ -74,6 +77,8 @@ class ConsumerFeed(Protocol):
         self._upgraded = False
         # Close as soon as no request is in flight: the peer's end of file, or close_when_idle().
         self._last_request = False
+        # The peer sends no more.
+        self._eof = False
         # Answers to be written together; None unless several requests arrived together.
         self._collected: list[bytes] | None = None
 
@@ -85,6 +90,8 @@ class ConsumerFeed(Protocol):
         """
         if self._collected:
             self._flush()
+        if self._current_consumer is not None:
+            self._current_consumer._sent = True  # or it may be, out of our sight
         return self._transport
 
     def current_consumer(self) -> ProtocolConsumer:
@@ -140,6 +147,7 @@ class ConsumerFeed(Protocol):
         if (
             self._many_times is None
             and (producer is None or producer._many_times is None)
+            and self._high_limit != 0
             and self._transport.get_write_buffer_size() == 0
         ):
             self._collected = []
@@ -149,7 +157,7 @@ class ConsumerFeed(Protocol):
         assert self._collected is not None
         self._collected.append(data)
         self._collected_size += len(data)
-        if self._collected_size >= _COLLECT_LIMIT:
+        if self._collected_size >= min(_COLLECT_LIMIT, self._high_limit or _COLLECT_LIMIT):
             self._flush()
             if self._transport.get_write_buffer_size():
                 self._collected = None  # from here on the transport must see each answer (P25)
@@ -161,14 +169,18 @@ class ConsumerFeed(Protocol):
         if collected:
             self._collected = []
             self._collected_size = 0
-            if not self._closing:
+            try:
                 Protocol.write(self, b"".join(collected))
+            except ConnectionClosed as closed:
+                self.logger.debug("%s: %d answers are lost: %s", self, len(collected), closed)
 
     def request_done(self, consumer: ProtocolConsumer) -> None:
         """The consumer has finished; called by it, before anybody is told."""
         if consumer is not self._current_consumer:
             return
         self._current_consumer = None
+        if self._read_holds:
+            self._release_reading(self._HOLD_BUSY)
         if self._upgraded and not self._closing:
             try:
                 self.current_consumer()
@@ -189,6 +201,13 @@ class ConsumerFeed(Protocol):
         self._cut()
         consumer.finished(exc=exc)
 
+    def tasks_done(self, consumer: ProtocolConsumer) -> None:
+        """The tasks of a consumer have ended, and it has not: it may want more data."""
+        if self._read_holds & self._HOLD_BUSY:
+            self._release_reading(self._HOLD_BUSY)
+            if self._buffered and not self._closing and not self._feeding:
+                self._feed(b"")
+
     def request_ready(self, consumer: ProtocolConsumer) -> None:
         """The coroutine callbacks of ``pre_request`` have ended: go on with its data."""
         self._release_reading(self._HOLD_START)
@@ -204,6 +223,9 @@ class ConsumerFeed(Protocol):
         """Hand data to the current consumer and what it leaves to the next one."""
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
+        if self._early is not None:
+            self._early.append(data)  # until the transport is there to which answers go
+            return
         if self._feeding:
             # A consumer handed us data from inside its data_received: after this piece, then.
             asyncio.get_running_loop().call_soon(self.data_received, data)
@@ -224,13 +246,23 @@ class ConsumerFeed(Protocol):
         super()._close()
 
     def _unread(self) -> int:
-        return len(self._buffered)
+        pending: int = getattr(self.parser, "pending", 0)
+        return len(self._buffered) + pending
 
     def _is_busy(self) -> bool:
         consumer = self._current_consumer
         return (consumer is not None and consumer._started and not consumer._done) or bool(
             self._buffered
         )
+
+    def _hold_data(self) -> None:
+        self._early = []
+
+    def _release_data(self) -> None:
+        early, self._early = self._early, None
+        for data in early or ():
+            if not self._closing:
+                self.data_received(data)
 
     def _is_between_requests(self) -> bool:
         consumer = self._current_consumer
@@ -243,6 +275,7 @@ class ConsumerFeed(Protocol):
             self._buffered = b""
         producer = self.producer
         quiet = producer is None or producer._many_times is None
+        factory = self._consumer_factory
         self._feeding = True
         try:
             while data and not self._closing:
@@ -260,7 +293,7 @@ class ConsumerFeed(Protocol):
                         consumer._fire_many("data_processed", data=data)
                     if not rest:
                         break
-                    data = rest if type(rest) is bytes else _as_bytes(rest, consumer)
+                    data = self._checked_rest(rest, data, consumer, factory)
                 except Exception as exc:  # noqa: BLE001 - it is the request's exception
                     self.request_failed(consumer, exc)
                     break
@@ -271,8 +304,33 @@ class ConsumerFeed(Protocol):
             if self._collected is not None:
                 self._flush()
                 self._collected = None
-        if self._last_request and not self._is_busy() and not self._closing:
+        if self._last_request and not self._closing:
+            self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        """No request comes any more: close if none is in flight that can still be answered."""
+        consumer = self._current_consumer
+        if not self._is_busy() or (
+            self._eof
+            and consumer is not None
+            and consumer._handed_over
+            and not consumer.eof_received()
+        ):
             self._close()
+
+    def _checked_rest(
+        self, rest: bytes, data: bytes, consumer: ProtocolConsumer, factory: object
+    ) -> bytes:
+        """What a consumer leaves of its data.
+
+        One that is done and took nothing is refused: the next would do the same, for ever.  But
+        one that has called ``upgrade`` leaves its data to a consumer of another kind.
+        """
+        if type(rest) is not bytes:
+            rest = _as_bytes(rest, consumer)
+        if len(rest) >= len(data) and consumer._done and self._consumer_factory is factory:
+            raise RuntimeError(f"{consumer!r} finished without taking a byte of what it was given")
+        return rest
 
     def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
         """The consumer of data that no request in flight waits for; None: nobody takes it now."""
@@ -312,6 +370,9 @@ class ConsumerFeed(Protocol):
         """True if what a consumer has left is the next one's."""
         if self._current_consumer is consumer:
             self._keep(data)
+            if consumer._tasks:
+                # It is busy with its answer, and this is the next request's: no more of it now.
+                self._hold_reading(self._HOLD_BUSY)
             return False
         if self.server_side or self._upgraded:
             if self._collected is None:
@@ -360,8 +421,8 @@ class ConsumerFeed(Protocol):
             return
         if self._buffered:
             self._feed(b"")
-        elif self._last_request and not self._is_busy():
-            self._close()
+        elif self._last_request:
+            self._close_if_over()
 
 
 def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:

@@ -61,6 +61,10 @@ class Timeout(EventHandler):
         """True while a request is in flight."""
         raise NotImplementedError
 
+    def _is_sending(self) -> bool:
+        """True while the peer has not taken all that was written."""
+        raise NotImplementedError
+
     def _idle_expired(self) -> None:
         """Close the connection: it was idle for too long."""
         raise NotImplementedError
@@ -81,7 +85,7 @@ class Timeout(EventHandler):
         if timeout is None:
             return
         now = loop.time()
-        if self._is_busy():
+        if self._is_busy() or self._is_sending():
             self._last_activity = now
         remaining = self._last_activity + timeout - now
         if remaining > 0:

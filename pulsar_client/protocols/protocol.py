@@ -43,7 +43,7 @@ class PulsarProtocol(FlowControl, Timeout):
     ONE_TIME_EVENTS = ("connection_made", "connection_lost")
     MANY_TIMES_EVENTS = ("data_received", "data_processed", "before_write", "after_write")
 
-    #: Seconds that ``close()`` waits for the peer to take what was written before it aborts.
+    #: Seconds without progress after which ``close()`` gives up sending what was written.
     close_grace: float = 3.0
 
     _transport: Any = None
@@ -148,6 +148,7 @@ class PulsarProtocol(FlowControl, Timeout):
             transport.abort()
             return
         self._set_write_limits(transport)
+        self._apply_read_holds()
         if self.producer is not None:
             self.producer.protocol_made(self)
         self._made = True
@@ -190,7 +191,7 @@ class PulsarProtocol(FlowControl, Timeout):
     def close(self) -> OneTime:
         """Send what was written before, then close; idempotent.
 
-        A peer that does not take it within ``close_grace`` seconds (3 by default) is cut off.
+        A peer that takes nothing of it for ``close_grace`` seconds (3 by default) is cut off.
 
         Returns:
             The ``connection_lost`` event.  Awaiting it always ends, also when there never was a
@@ -220,8 +221,22 @@ class PulsarProtocol(FlowControl, Timeout):
             self.connection_lost(None)
         else:
             assert self._loop is not None
-            transport.close()
-            self._close_handle = self._loop.call_later(self.close_grace, transport.abort)
+            self._watch_close(self._unsent())
+            # Closed twice, asyncio's TLS transport could not be aborted any more.
+            if not transport.is_closing():
+                transport.close()
+
+    def _watch_close(self, left: int) -> None:
+        """Give the peer ``close_grace`` seconds, again as long as it takes what is sent to it."""
+        assert self._loop is not None
+        self._close_handle = self._loop.call_later(self.close_grace, self._close_timed_out, left)
+
+    def _close_timed_out(self, before: int) -> None:
+        left = self._unsent()
+        if 0 < left < before:
+            self._watch_close(left)
+        else:
+            self._transport.abort()
 
     def _begin_closing(self) -> None:
         # Synchronous: a pool must not lease a connection once it is known to be useless (I18).
@@ -254,6 +269,20 @@ class PulsarProtocol(FlowControl, Timeout):
 
     def _is_busy(self) -> bool:
         return False
+
+    def _is_sending(self) -> bool:
+        return self._unsent() > 0
+
+    def _unsent(self) -> int:
+        """How many bytes wait for the peer to take them."""
+        try:
+            size: int = self._transport.get_write_buffer_size()
+        except AttributeError:
+            return 0  # asyncio's TLS transport has let go of its protocol: it is closed
+        return size
+
+    def _apply_read_holds(self) -> None:
+        """Stop reading at once if that was asked for before there was a transport."""
 
     def _idle_expired(self) -> None:
         self.logger.debug("%s: idle for %s s, closing", self, self._timeout)
@@ -329,6 +358,8 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             )
         loop = asyncio.get_running_loop()
         old = self._transport
+        # The loop hands over data of the new transport before it tells us of it.
+        self._hold_data()
         try:
             new = await loop.start_tls(
                 old,
@@ -342,10 +373,12 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
         except BaseException as exc:
             self._begin_closing()
             old.abort()
+            self._release_data()
             # The loop does not always tell a protocol whose handshake was not over.
             loop.call_soon(self.connection_lost, exc if isinstance(exc, OSError) else None)
             raise
         self._transport = new
+        loop.call_soon(self._release_data)
         self._set_write_limits(new)
         if self._read_holds:
             new.pause_reading()
@@ -353,6 +386,16 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
     def _unread(self) -> int:
         """How many bytes were received and not consumed."""
         return 0
+
+    def _hold_data(self) -> None:
+        """Keep what arrives for later."""
+
+    def _release_data(self) -> None:
+        """Go on with what was kept."""
+
+    def _apply_read_holds(self) -> None:
+        if self._read_holds:
+            self._transport.pause_reading()
 
     def _hold_reading(self, reason: int) -> None:
         if self._read_holds == 0 and not self.closed:

@@ -311,8 +311,12 @@ class ProtocolConsumer(EventHandler):
         assert self._tasks is not None
         self._tasks.discard(task)
         exc = None if task.cancelled() else task.exception()
-        if exc is not None and self.connection is not None:
+        if self.connection is None:
+            return
+        if exc is not None:
             self.connection.request_failed(self, exc)
+        elif not self._tasks and not self._done:
+            self.connection.tasks_done(self)
 
     def begin(self, request: Any, waiter: "asyncio.Future[Any]") -> None:
         """``start`` for ``Connection.request``, when nobody listens to events.
@@ -327,6 +331,9 @@ class ProtocolConsumer(EventHandler):
         self._waiter = waiter
         self._started = True
         self._handed_over = True
+        if self._done:
+            self._wake(waiter)  # finished in connection_made
+            return
         self.request = request
         connection._requests_processed += 1
         if connection.producer is not None:

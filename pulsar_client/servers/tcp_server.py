@@ -186,7 +186,10 @@ class TcpServer(Producer):
         self._addresses = [_name_of(sock) for sock in sockets]
         try:
             for sock in sockets:
-                self._servers.append(await self._listen(sock, backlog, sslcontext))
+                server = await self._listen(sock, backlog, sslcontext)
+                # Known before it begins to accept: cancelled from here on, it is closed.
+                self._servers.append(server)
+                await server.start_serving()
             if self._close_task is not None:
                 raise RuntimeError(f"{self!r} was closed while it started")
         except BaseException:
@@ -214,7 +217,14 @@ class TcpServer(Producer):
                 # The file is ours, or belongs to whoever handed us the socket: other processes
                 # may serve it still.
                 kw["cleanup_socket"] = False
-        return await create(self._accept, sock=sock, backlog=backlog, ssl=sslcontext, **kw)
+        return await create(
+            self._accept,
+            sock=sock,
+            backlog=backlog,
+            ssl=sslcontext,
+            start_serving=False,
+            **kw,
+        )
 
     def _accept(self) -> Any:
         try:
