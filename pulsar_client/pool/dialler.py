@@ -44,7 +44,7 @@ class Dialler:
         self._owner = owner
         self._opened = opened
         self._slot_freed = slot_freed
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Dial] = {}
         self._last_error: BaseException | None = None
         self._failed_at = 0.0
         self._starting = False
@@ -64,13 +64,25 @@ class Dialler:
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         while (dial := self._ledger.next_dial()) is not None:
             task = loop.create_task(self._dial(dial), name=f"dial of {self._owner!r}")
-            self._tasks.add(task)
+            self._tasks[task] = dial
             task.add_done_callback(partial(self._ended, dial))
 
     def cancel(self) -> None:
         """Cancel every dial under way; each frees its slot as it ends."""
         for task in tuple(self._tasks):
             task.cancel()
+
+    def abandon(self) -> None:
+        """Wait no longer for dials that were cancelled and take their time: their slots are free.
+
+        A connection that one of them opens still is closed at once.
+        """
+        for dial in tuple(self._tasks.values()):
+            if not dial.abandoned:
+                dial.abandoned = True
+                self._ledger.dial_failed()
+                _logger.warning("%r: a dial does not end, forgotten", self._owner)
+        self._slot_freed()
 
     def explain(self, error: PoolError, now: float) -> PoolError:
         """Add the last dial error to another one, as its cause unless dials succeed again."""
@@ -94,6 +106,8 @@ class Dialler:
                 connection = await self._create()
         except BaseException as exc:
             # Whatever ended it, the slot is free and somebody else gets a turn (I1, I5).
+            if dial.abandoned and isinstance(exc, Exception | asyncio.CancelledError):
+                return
             self._ledger.dial_failed()
             if not isinstance(exc, Exception):
                 self._refused(dial, exc)  # cancelled: by the pool's close, or by the creator
@@ -109,12 +123,15 @@ class Dialler:
             if not isinstance(exc, Exception):
                 raise
         else:
+            if dial.abandoned:
+                connection.close()
+                return
             self._recovered = True
             self._opened(self._ledger.dial_succeeded(connection))
 
     def _ended(self, dial: Dial, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not dial.begun:
+        self._tasks.pop(task, None)
+        if not dial.begun and not dial.abandoned:
             # Cancelled before its first step: nothing of _dial() has run.
             self._ledger.dial_failed()
             self._refused(dial, asyncio.CancelledError())

@@ -49,13 +49,15 @@ class Entry:
 class Dial:
     """An attempt to open a connection, and the waiter it is made for."""
 
-    __slots__ = ("asker", "begun", "deadline")
+    __slots__ = ("abandoned", "asker", "begun", "deadline")
 
     def __init__(self, asker: Waiter, deadline: float) -> None:
         self.asker = asker
         self.deadline = deadline
         # Its task has had its first step.
         self.begun = False
+        # Nobody waits for its end any more, the ledger least of all.
+        self.abandoned = False
 
 
 class Ledger:

@@ -26,6 +26,8 @@ __all__ = ["Pool"]
 _logger = logging.getLogger("pulsar_client.pool")
 _DEFAULT: Any = object()
 
+#: Seconds that cancelled dials may take to end when the time-out of close() has passed.
+_DIAL_GRACE = 0.25
 #: Seconds by which a deadline may be missed when very many callers wait.
 _EXPIRY_PAUSE = 0.04
 
@@ -252,9 +254,8 @@ class Pool:
                 return entry
             first = True
 
-    # One timer for all who wait: one for each would cost more than the rest of the wait.
-
     def _arm_expiry(self, when: float) -> None:
+        # One timer for all who wait: one for each would cost more than the rest of the wait.
         assert self._loop is not None
         if self._expiry_handle is not None:
             self._expiry_handle.cancel()
@@ -316,10 +317,12 @@ class Pool:
         """End a lease and forget its connection: it is the caller's own."""
         if entry.state == LEASED:
             self._ledger.detach(entry)
-            unwatch = getattr(entry.connection, "remove_closing_callback", None)
-            if unwatch is not None:
-                unwatch(self._on_closing)
-            self._slot_freed()
+            try:
+                unwatch = getattr(entry.connection, "remove_closing_callback", None)
+                if unwatch is not None:
+                    unwatch(self._on_closing)
+            finally:
+                self._slot_freed()
 
     # New connections
 
@@ -413,12 +416,13 @@ class Pool:
 
     def _abort_all(self) -> None:
         """The time-out of close(): whatever is left is cut."""
+        assert self._loop is not None
         self._closer.hurry()
+        self._abort_handle = self._loop.call_later(_DIAL_GRACE, self._dialler.abandon)
         for entry in tuple(self._ledger.entries.values()):
             if entry.state == LEASED:
                 self._closer.abort(entry.connection)
-                if entry.state == LEASED:
-                    self._retire(entry)
+                self._retire(entry)
 
     def _check_all_closed(self) -> None:
         if self._ledger.size == 0 and not self._all_closed.fired():

@@ -23,6 +23,8 @@ __all__ = ["ConsumerFeed"]
 
 #: Bytes of answers that are collected for one system call.
 _COLLECT_LIMIT = 65536
+#: Bytes of further requests that are taken in while one is being answered.
+_READ_AHEAD = 65536
 
 
 class ConsumerFeed(Protocol):
@@ -179,8 +181,6 @@ class ConsumerFeed(Protocol):
         if consumer is not self._current_consumer:
             return
         self._current_consumer = None
-        if self._read_holds:
-            self._release_reading(self._HOLD_BUSY)
         if self._upgraded and not self._closing:
             try:
                 self.current_consumer()
@@ -304,6 +304,12 @@ class ConsumerFeed(Protocol):
             if self._collected is not None:
                 self._flush()
                 self._collected = None
+        if self._read_holds or self._last_request:
+            self._after_feeding()
+
+    def _after_feeding(self) -> None:
+        if self._read_holds & self._HOLD_BUSY and len(self._buffered) < _READ_AHEAD:
+            self._release_reading(self._HOLD_BUSY)
         if self._last_request and not self._closing:
             self._close_if_over()
 
@@ -370,8 +376,8 @@ class ConsumerFeed(Protocol):
         """True if what a consumer has left is the next one's."""
         if self._current_consumer is consumer:
             self._keep(data)
-            if consumer._tasks:
-                # It is busy with its answer, and this is the next request's: no more of it now.
+            if consumer._tasks and len(data) >= _READ_AHEAD:
+                # It is busy with its answer, and this is the next requests': enough of them.
                 self._hold_reading(self._HOLD_BUSY)
             return False
         if self.server_side or self._upgraded:
