@@ -146,7 +146,7 @@ def _check_unix(address: str) -> None:
     if not address.startswith(_UNIX):
         raise ValueError(
             f"address {address!r} must be (host, port) or 'unix:/path'; "
-            f"parse_address() reads {_FORMS}"
+            f"pulsar_client.addresses.parse_address() reads {_FORMS}"
         )
     path = address[len(_UNIX) :]
     if path in ("", "@"):
