@@ -65,7 +65,7 @@ async def test_a_task_is_cancelled_when_the_connection_is_lost() -> None:
     while server.requests_processed == 0:
         await asyncio.sleep(0)
     await asyncio.sleep(0)  # the task begins
-    client.abort()
+    server.abort()
     with pytest.raises(ConnectionError):
         await request
     await server.event("connection_lost")  # type: ignore[misc]
