@@ -1,7 +1,7 @@
 """One exchange on a connection: a request and its response, seen from a client or a server.
 
-A consumer knows the protocol that is spoken; it sees of its connection what
-``consumer_connection`` says, and knows nothing of pools, producers' kinds or sockets.
+A consumer knows the protocol that is spoken, and of its connection how to write and how to say
+what became of the exchange; it knows nothing of pools, producers' kinds or sockets.
 """
 
 import asyncio
@@ -338,12 +338,7 @@ class ProtocolConsumer(EventHandler):
         connection._requests_processed += 1
         if connection.producer is not None:
             connection.producer.request_started()
-        try:
-            started: object = self.start_request()  # type: ignore[func-returns-value]
-            if started is not None:
-                _no_coroutine(self, "start_request", started)
-        except Exception as exc:  # noqa: BLE001 - it is the request's exception
-            connection.request_failed(self, exc)
+        self._make_request()
 
     def _wake(self, waiter: "asyncio.Future[Any]") -> None:
         event = self._one_time.get("post_request") if self._one_time is not None else None
@@ -383,6 +378,10 @@ class ProtocolConsumer(EventHandler):
             self.finished(exc=self._aborted)
         if self._done or self.connection.server_side:
             return
+        self._make_request()
+
+    def _make_request(self) -> None:
+        """Call :meth:`start_request`; what it raises is the request's exception."""
         try:
             started: object = self.start_request()  # type: ignore[func-returns-value]
             if started is not None:
