@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from pulsar_client.addresses import check_address, format_address, unix_path
 from pulsar_client.clients.connector import open_socket
+from pulsar_client.clients.exchanges import Exchanges
+from pulsar_client.clients.keep_alive import KeepAlive
 from pulsar_client.durations import check_seconds
-from pulsar_client.pool.pool import Pool
-from pulsar_client.protocols.producer import Producer, checked_protocol
+from pulsar_client.protocols.producer import checked_protocol
 from pulsar_client.protocols.protocol import PulsarProtocol
 from pulsar_client.tls import client_context
 
@@ -25,7 +26,7 @@ _logger = logging.getLogger("pulsar_client.clients")
 _DEFAULT: Any = object()
 
 
-class AbstractClient(Producer):
+class AbstractClient(Exchanges):
     """Base of clients: makes connections, counts them, closes them.
 
     A subclass implements :meth:`connect`, usually with :meth:`create_connection`, and may keep a
@@ -45,8 +46,6 @@ class AbstractClient(Producer):
 
     #: Seconds in which a connection must be made when the caller names no ``timeout``.
     connect_timeout: float | None = 10.0
-    #: The pool of this client, if a subclass sets one.
-    pool: Pool | None = None
 
     def __init__(
         self,
@@ -84,6 +83,10 @@ class AbstractClient(Producer):
         server_hostname: str | None = None,
         local_addr: tuple[str, int] | None = None,
         timeout: float | None = _DEFAULT,
+        keep_alive: float | None = 15,
+        keep_alive_interval: float = 5,
+        keep_alive_count: int = 3,
+        user_timeout: float | None = 30.0,
         **kw: Any,
     ) -> Any:
         """Connect to an address.
@@ -101,6 +104,13 @@ class AbstractClient(Producer):
             local_addr: ``(host, port)`` to connect from.
             timeout: seconds for all of it: name, connection, TLS and the coroutine callbacks of
                 ``connection_made``; ``connect_timeout`` (10) by default, None for no limit.
+            keep_alive: whole seconds without traffic after which the system asks the peer for a
+                sign of life; None for never.
+            keep_alive_interval: whole seconds between such probes.
+            keep_alive_count: probes without an answer after which the connection is lost.
+            user_timeout: seconds without an acknowledgement, or with a peer that takes nothing,
+                after which a connection with data to send is lost; None for the system's own
+                patience, a quarter of an hour.  Linux only; there it ends the probing too.
             **kw: handed to the protocol factory.
 
         Returns:
@@ -123,11 +133,12 @@ class AbstractClient(Producer):
                 "protocol"
             )
         context, server_hostname = _tls_parameters(address, ssl, server_hostname)
+        alive = KeepAlive(keep_alive, keep_alive_interval, keep_alive_count, user_timeout)
         started = asyncio.timeout(timeout)
         try:
             async with started:
                 return await self._connect(
-                    address, protocol_factory, context, server_hostname, local_addr, kw
+                    address, protocol_factory, context, server_hostname, local_addr, alive, kw
                 )
         except TimeoutError as exc:
             if not started.expired():
@@ -143,6 +154,7 @@ class AbstractClient(Producer):
         context: ssl_module.SSLContext | None,
         server_hostname: str | None,
         local_addr: tuple[str, int] | None,
+        keep_alive: KeepAlive,
         kw: dict[str, Any],
     ) -> Any:
         loop = asyncio.get_running_loop()
@@ -172,6 +184,7 @@ class AbstractClient(Producer):
             else loop.create_connection
         )
         try:
+            keep_alive.apply(sock)
             transport, _ = await create(
                 make_protocol,
                 sock=sock,
