@@ -5,15 +5,16 @@ This module knows nothing of processes, signals or settings.
 
 import asyncio
 import logging
+import math
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from pulsar_client.addresses import check_address, format_address
 from pulsar_client.durations import check_seconds
 from pulsar_client.protocols.producer import Producer
+from pulsar_client.servers.acceptor import Acceptor
 from pulsar_client.servers.listening_sockets import (
     bind_listening_sockets,
     remove_socket_file,
@@ -40,6 +41,12 @@ class TcpServer(Producer):
             never.
         keep_alive: seconds after which an idle connection is closed; None or 0 for never.
         logger: where the server and its connections log.
+        max_connections: stop accepting while there are so many connections, those in their TLS
+            handshake included; None or 0 for no limit.  Further clients wait in the backlog.
+        accept_gate: called without arguments before each accept; gives the seconds that this
+            server should wait before the next one, 0 for none.  It lets servers that share a
+            socket leave a connection to one that has less to do.
+        on_connections: called with the number of connections whenever it has changed.
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or out of range; the message names it.
@@ -63,8 +70,15 @@ class TcpServer(Producer):
         max_requests: int | None = None,
         keep_alive: float | None = None,
         logger: logging.Logger | None = None,
+        *,
+        max_connections: int | None = None,
+        accept_gate: Callable[[], float] | None = None,
+        on_connections: Callable[[int], object] | None = None,
     ) -> None:
         super().__init__(loop, protocol_factory, name, max_requests, logger or _logger)
+        _check_count("max_connections", max_connections)
+        _check_callable("accept_gate", accept_gate)
+        _check_callable("on_connections", on_connections)
         if address is not None:
             check_address(address)
         check_seconds("keep_alive", keep_alive)
@@ -81,11 +95,15 @@ class TcpServer(Producer):
             if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_STREAM:
                 raise TypeError(f"sockets has {sock!r}, expected bound stream sockets")
         self.keep_alive = keep_alive or None
+        self.max_connections = max_connections or None
+        self._accept_gate = accept_gate
+        self._on_connections = on_connections
         self._sockets: list[socket.socket] = []
         # The file of the unix socket that this server made, and nobody else's.
         self._socket_file: tuple[int, int] | None = None
         self._addresses: list[Any] = []
-        self._servers: list[Any] = []
+        self._acceptor: Acceptor | None = None
+        self._backlog = 0
         self._started_at: float | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._all_lost: asyncio.Future[None] | None = None
@@ -120,6 +138,12 @@ class TcpServer(Producer):
     def sockets(self) -> list[socket.socket] | None:
         """The listening sockets; None while not serving."""
         return list(self._sockets) or None
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, those in their TLS handshake included."""
+        arriving = 0 if self._acceptor is None else self._acceptor.arriving
+        return len(self._protocols) + arriving
 
     def info(self) -> dict[str, Any]:
         """What is known of this server, for people to read."""
@@ -183,19 +207,30 @@ class TcpServer(Producer):
             sockets = bind_listening_sockets(self._requested_address, backlog=backlog)
             self._socket_file = socket_file_inode(self._requested_address)
         self._sockets = sockets
-        self._addresses = [_name_of(sock) for sock in sockets]
+        options: dict[str, Any] = {}
+        if sslcontext is not None:
+            options = {"ssl": sslcontext, "ssl_handshake_timeout": self.handshake_timeout}
+        held = self.max_connections is not None or self._accept_gate is not None
+        self._backlog = backlog
+        self._acceptor = Acceptor(
+            loop,
+            sockets,
+            self._accept,
+            admit=self._admit if held else None,
+            on_change=None if self._on_connections is None else self._connections_changed,
+            logger=self.logger,
+            options=options,
+        )
         try:
             for sock in sockets:
-                server = await self._listen(sock, backlog, sslcontext)
-                # Known before it begins to accept: cancelled from here on, it is closed.
-                self._servers.append(server)
-                await server.start_serving()
+                sock.listen(backlog)
+                sock.setblocking(False)
+            self._addresses = [_name_of(sock) for sock in sockets]
+            await self._acceptor.start(backlog)
             if self._close_task is not None:
                 raise RuntimeError(f"{self!r} was closed while it started")
         except BaseException:
             self._stop_listening()
-            for sock in sockets:
-                sock.close()
             self._sockets = []
             self._addresses = []
             raise
@@ -203,36 +238,26 @@ class TcpServer(Producer):
         self.logger.debug("%r is serving", self)
         self.fire_event("start")
 
-    async def _listen(
-        self, sock: socket.socket, backlog: int, sslcontext: ssl.SSLContext | None
-    ) -> Any:
-        loop = asyncio.get_running_loop()
-        create: Any = loop.create_server
-        kw: dict[str, Any] = {}
-        if sslcontext is not None:
-            kw["ssl_handshake_timeout"] = self.handshake_timeout
-        if sock.family == socket.AF_UNIX:
-            create = loop.create_unix_server
-            if sys.version_info >= (3, 13):
-                # The file is ours, or belongs to whoever handed us the socket: other processes
-                # may serve it still.
-                kw["cleanup_socket"] = False
-        return await create(
-            self._accept,
-            sock=sock,
-            backlog=backlog,
-            ssl=sslcontext,
-            start_serving=False,
-            **kw,
-        )
-
     def _accept(self) -> Any:
         try:
             return self.create_protocol()
         except Exception:
-            # The loop would tell nobody, and leave the connection to the garbage collector.
+            # Nobody else would be told, and the client would wait.
             self.logger.exception("%r: can't make a protocol for a connection", self)
             return _Refusal()
+
+    def _admit(self) -> float:
+        """Seconds until the next connection may be accepted."""
+        if self.max_connections is not None and self.connections >= self.max_connections:
+            return math.inf
+        return 0.0 if self._accept_gate is None else self._accept_gate()
+
+    def _connections_changed(self) -> None:
+        assert self._on_connections is not None
+        try:
+            self._on_connections(self.connections)
+        except Exception:
+            self.logger.exception("%r: on_connections failed", self)
 
     def create_protocol(self, **kw: Any) -> Any:
         """Make the protocol of an accepted connection, with this server's ``keep_alive``."""
@@ -261,15 +286,14 @@ class TcpServer(Producer):
             )
 
     async def _close(self, grace: float) -> None:
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, asyncio.SelectorEventLoop):
-            # What this loop has accepted and not yet given a transport would be lost, and never
-            # closed, if its server were closed now: accept no more, and let it come through.
-            for sock in self._sockets:
-                loop.remove_reader(sock)
-            for _ in range(2):
-                await asyncio.sleep(0)
         self._stop_listening()
+        acceptor = self._acceptor
+        if acceptor is not None:
+            try:
+                async with asyncio.timeout(grace):
+                    await acceptor.wait_arrived()
+            except TimeoutError:
+                await acceptor.abort()
         for protocol in tuple(self._protocols):
             _finish(protocol)
         if self._protocols:
@@ -296,13 +320,10 @@ class TcpServer(Producer):
         if self._socket_file is not None:
             remove_socket_file(self._requested_address, self._socket_file)
             self._socket_file = None
-        for server in self._servers:
-            server.close()
-        self._servers = []
-        if self._started_at is None:
-            # Never served: no server of the loop's closes them.
-            for sock in self._given_sockets or ():
-                sock.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
+        for sock in self._sockets or self._given_sockets or ():
+            sock.close()
 
     # What its protocols call
 
@@ -315,6 +336,8 @@ class TcpServer(Producer):
     def protocol_made(self, protocol: Any) -> None:
         """Keep track of a connection, to close it with the server."""
         super().protocol_made(protocol)
+        if self._acceptor is not None:
+            self._acceptor.arrived(protocol)
         if self._close_task is not None:
             # Accepted before the close, ready only now (a TLS handshake).
             _finish(protocol)
@@ -322,6 +345,10 @@ class TcpServer(Producer):
     def protocol_lost(self, protocol: Any) -> None:
         """Forget a connection."""
         super().protocol_lost(protocol)
+        if self._acceptor is not None:
+            self._acceptor.resume()
+        if self._on_connections is not None:
+            self._connections_changed()
         if not self._protocols and self._all_lost is not None and not self._all_lost.done():
             self._all_lost.set_result(None)
 
@@ -344,3 +371,13 @@ def _name_of(sock: socket.socket) -> Any:
     if sock.family == socket.AF_UNIX:
         return format_address(name)
     return name
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{name} is {value!r}, expected an int >= 0 or None")
+
+
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} is {value!r}, expected a callable or None")
