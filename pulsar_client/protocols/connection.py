@@ -136,6 +136,10 @@ class Connection(ConsumerFeed):
             return self.close()
         return self._one_time_event("connection_lost")
 
+    def close_after_request(self) -> None:
+        """Close when the request in flight is done, or the next one if there is none."""
+        self._last_request = True
+
     # What the loop calls
 
     def eof_received(self) -> bool | None:

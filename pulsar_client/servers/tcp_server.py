@@ -15,6 +15,7 @@ from pulsar_client.addresses import check_address, format_address
 from pulsar_client.durations import check_seconds
 from pulsar_client.protocols.producer import Producer
 from pulsar_client.servers.acceptor import Acceptor
+from pulsar_client.servers.farewell import Farewell
 from pulsar_client.servers.listening_sockets import (
     bind_listening_sockets,
     remove_socket_file,
@@ -57,6 +58,8 @@ class TcpServer(Producer):
     server_side = True
     #: Seconds that ``close()`` gives requests in flight before it aborts their connections.
     close_grace: float = 5.0
+    #: Seconds that ``close()`` gives a connection that has not sent anything yet.
+    first_byte_grace: float = 1.0
     #: Seconds that a client may take for its TLS handshake.
     handshake_timeout: float = 10.0
 
@@ -107,6 +110,7 @@ class TcpServer(Producer):
         self._started_at: float | None = None
         self._close_task: asyncio.Task[None] | None = None
         self._all_lost: asyncio.Future[None] | None = None
+        self._farewell: Farewell | None = None
 
     def __repr__(self) -> str:
         where = ", ".join(format_address(a) for a in self._addresses)
@@ -265,63 +269,75 @@ class TcpServer(Producer):
             kw.setdefault("timeout", self.keep_alive)
         return super().create_protocol(**kw)
 
-    async def close(self, *, grace: float | None = None) -> None:
+    async def close(self, *, grace: float | None = None, accept_queued: bool = True) -> None:
         """Stop gracefully; ``stop`` fires when all is closed.
 
-        No more connections are accepted, idle ones close, requests in flight may finish; what is
-        left after ``grace`` seconds is aborted.  Idempotent; cancelling the wait does not stop it.
+        Connections in the backlog are accepted, ``backlog`` of them at most, then no more.  Idle
+        connections close, but one that has not sent anything yet has ``first_byte_grace`` seconds
+        to do so; requests in flight may finish.  What is left after ``grace`` seconds is aborted.
+        Idempotent; cancelling the wait does not stop it.
 
         Args:
-            grace: seconds; ``close_grace`` (5) by default.
+            grace: seconds; ``close_grace`` (5) by default.  With 0 nothing is accepted.
+            accept_queued: whether to accept what is in the backlog.  Closing the socket would
+                reset it, unless another process listens on the same socket: then False leaves it
+                to that one.
         """
         check_seconds("grace", grace)
-        self._begin_close(self.close_grace if grace is None else grace)
+        self._begin_close(self.close_grace if grace is None else grace, accept_queued)
         assert self._close_task is not None
         await asyncio.shield(self._close_task)
 
-    def _begin_close(self, grace: float) -> None:
+    def _begin_close(self, grace: float, accept_queued: bool = True) -> None:
         if self._close_task is None:
             self._close_task = asyncio.get_running_loop().create_task(
-                self._close(grace), name=f"close of {self.name}"
+                self._close(grace, accept_queued and grace > 0), name=f"close of {self.name}"
             )
 
-    async def _close(self, grace: float) -> None:
-        self._stop_listening()
+    async def _close(self, grace: float, accept_queued: bool) -> None:
+        loop = asyncio.get_running_loop()
         acceptor = self._acceptor
-        if acceptor is not None:
-            try:
-                async with asyncio.timeout(grace):
+        deadline = loop.time() + grace
+        self._stop_listening(accept_queued)
+        farewell = self._farewell = Farewell(loop, min(self.first_byte_grace, grace))
+        await farewell.begin(self._protocols)
+        try:
+            async with asyncio.timeout_at(deadline):
+                if acceptor is not None:
                     await acceptor.wait_arrived()
-            except TimeoutError:
+                await self._wait_lost()
+        except TimeoutError:
+            if acceptor is not None:
                 await acceptor.abort()
-        for protocol in tuple(self._protocols):
-            _finish(protocol)
-        if self._protocols:
-            await self._wait_lost(grace)
-        for protocol in tuple(self._protocols):
-            protocol.abort()
-        if self._protocols:
-            await self._wait_lost(1.0)
+            for protocol in tuple(self._protocols):
+                protocol.abort()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._wait_lost()
+            except TimeoutError:
+                self.logger.warning("%r: connections are left that can't be aborted", self)
+        farewell.end()
         self._addresses = []
         self._sockets = []
         self.fire_event("stop")
 
-    async def _wait_lost(self, seconds: float) -> None:
-        self._all_lost = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(seconds):
+    async def _wait_lost(self) -> None:
+        if self._protocols:
+            self._all_lost = asyncio.get_running_loop().create_future()
+            try:
                 await self._all_lost
-        except TimeoutError:
-            pass
-        finally:
-            self._all_lost = None
+            finally:
+                self._all_lost = None
 
-    def _stop_listening(self) -> None:
+    def _stop_listening(self, accept_queued: bool = False) -> None:
         if self._socket_file is not None:
             remove_socket_file(self._requested_address, self._socket_file)
             self._socket_file = None
         if self._acceptor is not None:
             self._acceptor.stop()
+            if accept_queued:
+                # In one go with the close: what arrives in between would be reset.
+                self._acceptor.drain(self._backlog)
         for sock in self._sockets or self._given_sockets or ():
             sock.close()
 
@@ -338,9 +354,8 @@ class TcpServer(Producer):
         super().protocol_made(protocol)
         if self._acceptor is not None:
             self._acceptor.arrived(protocol)
-        if self._close_task is not None:
-            # Accepted before the close, ready only now (a TLS handshake).
-            _finish(protocol)
+        if self._farewell is not None:
+            self._farewell.say(protocol)  # accepted before the close, ready only now
 
     def protocol_lost(self, protocol: Any) -> None:
         """Forget a connection."""
@@ -358,12 +373,6 @@ class _Refusal(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         transport.abort()
-
-
-def _finish(protocol: Any) -> None:
-    """Close a connection when its request is done; one without requests, at once."""
-    finish = getattr(protocol, "close_when_idle", None) or protocol.close
-    finish()
 
 
 def _name_of(sock: socket.socket) -> Any:

@@ -413,6 +413,7 @@ async def test_create_protocol_can_be_overridden() -> None:
 
 async def test_idle_connections_close_at_once() -> None:
     server = TcpServer(echo, address=LOOPBACK)
+    server.first_byte_grace = 0.05
     await server.start_serving()
     async with dialled(server.address) as idle, dialled(server.address) as used:
         await used.request(b"one")
@@ -433,7 +434,9 @@ async def test_a_request_in_flight_finishes(waiting: list[EchoLine]) -> None:
         half.write(b"hal")  # a request is in flight from its first byte
         await until(lambda: server.requests_processed == 2)
         closing = asyncio.create_task(server.close())
-        await asyncio.sleep(0)
+        assert server.sockets is not None
+        listener = server.sockets[0]
+        await until(lambda: listener.fileno() == -1)
         with pytest.raises(OSError):  # noqa: PT011
             await ask(address)
         assert not busy.closed
@@ -567,6 +570,7 @@ async def test_a_connection_accepted_just_before_the_close_is_closed(turns: int)
     """A10: whoever got through the door is not left standing there."""
     loop = asyncio.get_running_loop()
     server = TcpServer(echo, address=LOOPBACK)
+    server.first_byte_grace = 0.05
     await server.start_serving()
     with socket.create_connection(server.address) as client:
         client.setblocking(False)
