@@ -51,7 +51,7 @@ class CommandDecoder:
 
     @property
     def pending(self) -> int:
-        """How many bytes it holds of a command that is not complete; at least 1 if it has begun."""
+        """Bytes held of a command that is not complete; at least 1 once it has begun."""
         held = len(self._data) - self._pos + sum(map(len, self._chunks))
         held += self._size - max(self._length, 0)
         return max(held, 1) if self._left else held
