@@ -385,7 +385,7 @@ async def test_a_listener_who_does_not_read_is_cut_off(server: RedisServer) -> N
             break
     else:
         pytest.fail("the listener was not cut off")
-    await listener.event("connection_lost")
+    await listener.close()
     assert server.store.channels == {}
     writer.transport.abort()
 
