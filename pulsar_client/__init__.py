@@ -3,7 +3,7 @@
 Every public name is here; see the modules for what each one does.
 """
 
-from pulsar_client.clients import AbstractClient
+from pulsar_client.clients import AbstractClient, AbstractUdpClient
 from pulsar_client.events import Event, EventHandler, OneTime
 from pulsar_client.exceptions import (
     AbortEvent,
@@ -24,6 +24,7 @@ from pulsar_client.exceptions import (
 from pulsar_client.pool import Pool, PoolConnection, PoolStats
 from pulsar_client.protocols import (
     Connection,
+    DatagramProtocol,
     DelimitedDecoder,
     FixedSizeDecoder,
     FlowControl,
@@ -34,7 +35,7 @@ from pulsar_client.protocols import (
     PulsarProtocol,
     Timeout,
 )
-from pulsar_client.servers import TcpServer
+from pulsar_client.servers import DatagramServer, TcpServer
 
 __version__ = "0.1.0"
 
@@ -42,9 +43,12 @@ __all__ = [
     "AbortEvent",
     "AbortRequest",
     "AbstractClient",
+    "AbstractUdpClient",
     "ConfigError",
     "Connection",
     "ConnectionClosed",
+    "DatagramProtocol",
+    "DatagramServer",
     "DelimitedDecoder",
     "Event",
     "EventHandler",

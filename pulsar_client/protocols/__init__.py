@@ -1,6 +1,7 @@
 """Protocols, consumers, framing and producers."""
 
 from pulsar_client.protocols.connection import Connection
+from pulsar_client.protocols.datagram_protocol import DatagramProtocol
 from pulsar_client.protocols.decoders import (
     DelimitedDecoder,
     FixedSizeDecoder,
@@ -14,6 +15,7 @@ from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = [
     "Connection",
+    "DatagramProtocol",
     "DelimitedDecoder",
     "FixedSizeDecoder",
     "FlowControl",

@@ -1,5 +1,6 @@
-"""Servers of stream connections."""
+"""Servers of stream connections and of datagrams."""
 
+from pulsar_client.servers.datagram_server import DatagramServer
 from pulsar_client.servers.tcp_server import TcpServer
 
-__all__ = ["TcpServer"]
+__all__ = ["DatagramServer", "TcpServer"]

@@ -7,7 +7,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pulsar_client.addresses import (
     Address,
@@ -17,7 +18,13 @@ from pulsar_client.addresses import (
     unix_path,
 )
 
-__all__ = ["bind_listening_sockets", "remove_socket_file", "socket_file_inode"]
+__all__ = [
+    "bind_end_points",
+    "bind_listening_sockets",
+    "end_points",
+    "remove_socket_file",
+    "socket_file_inode",
+]
 
 # How often another port is tried when the one the system chose for the first family is taken in
 # another.
@@ -27,6 +34,7 @@ _PORT_ATTEMPTS = 20
 _NOT_AVAILABLE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 _EndPoint = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+_BindOne = Callable[[socket.AddressFamily, tuple[str | int, ...]], socket.socket]
 
 
 def bind_listening_sockets(address: Address, *, backlog: int = 100) -> list[socket.socket]:
@@ -60,7 +68,9 @@ def bind_listening_sockets(address: Address, *, backlog: int = 100) -> list[sock
     try:
         if path is not None:
             return [_bind_unix(path, backlog)]
-        return _bind_inet(_end_points(*address[:2]), backlog)
+        assert not isinstance(address, str)
+        found = end_points(address[0], address[1], socket.SOCK_STREAM)
+        return bind_end_points(found, partial(_bind_one, backlog=backlog))
     except socket.gaierror as error:
         raise socket.gaierror(
             error.errno, f"can't resolve {format_address(address)}: {error.strerror}"
@@ -114,15 +124,15 @@ def remove_socket_file(address: Address, inode: tuple[int, int] | None) -> bool:
     return True
 
 
-def _end_points(host: str, port: int) -> list[_EndPoint]:
-    """List what has to be bound; blocks if `host` is a name."""
+def end_points(host: str, port: int, kind: socket.SocketKind) -> list[_EndPoint]:
+    """List what has to be bound for sockets of a kind; blocks if `host` is a name."""
     if not host:
         everywhere: list[_EndPoint] = [(socket.AF_INET, ("0.0.0.0", port))]
         if socket.has_ipv6:
             everywhere.append((socket.AF_INET6, ("::", port, 0, 0)))
         return everywhere
     try:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"not a host name ({error})") from error
     found: dict[_EndPoint, None] = {}
@@ -132,33 +142,37 @@ def _end_points(host: str, port: int) -> list[_EndPoint]:
     return list(found)
 
 
-def _bind_inet(end_points: Sequence[_EndPoint], backlog: int) -> list[socket.socket]:
-    port_is_free = end_points[0][1][1] == 0
+def bind_end_points(points: Sequence[_EndPoint], bind_one: _BindOne) -> list[socket.socket]:
+    """Bind every end point, port 0 being the port of the first one bound; all or none.
+
+    Raises:
+        OSError: as `bind_one` does; nothing is left open.
+    """
+    port_is_free = points[0][1][1] == 0
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         try:
-            return _bind_all(end_points, backlog)
+            return _bind_all(points, bind_one)
         except OSError as error:
             # The first family has a port of the system's choice, which another one has in use.
             if (
                 not port_is_free
                 or error.errno != errno.EADDRINUSE
-                or len(end_points) == 1
+                or len(points) == 1
                 or attempt == _PORT_ATTEMPTS
             ):
                 raise
     raise AssertionError("unreachable")
 
 
-def _bind_all(end_points: Sequence[_EndPoint], backlog: int) -> list[socket.socket]:
-    """Bind every end point, port 0 being the port of the first one bound; all or none."""
+def _bind_all(points: Sequence[_EndPoint], bind_one: _BindOne) -> list[socket.socket]:
     bound: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, (host, port, *rest) in end_points:
+        for family, (host, port, *rest) in points:
             if port == 0 and bound:
                 port = bound[0].getsockname()[1]
             try:
-                bound.append(_bind_one(family, (host, port, *rest), backlog))
+                bound.append(bind_one(family, (host, port, *rest)))
             except OSError as error:
                 if error.errno not in _NOT_AVAILABLE:
                     raise
