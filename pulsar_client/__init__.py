@@ -3,6 +3,7 @@
 Every public name is here; see the modules for what each one does.
 """
 
+from pulsar_client.app import SocketServer
 from pulsar_client.clients import AbstractClient, AbstractUdpClient
 from pulsar_client.events import Event, EventHandler, OneTime
 from pulsar_client.exceptions import (
@@ -73,6 +74,7 @@ __all__ = [
     "PulsarClientError",
     "PulsarProtocol",
     "RequestTimeout",
+    "SocketServer",
     "TcpServer",
     "Timeout",
 ]

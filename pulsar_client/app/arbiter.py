@@ -1,0 +1,447 @@
+"""The arbiter: it binds, starts workers, watches them, and never accepts a client itself.
+
+It decides what a signal, the death of a worker and the silence of another one lead to.  Requests
+and protocols are unknown here, and no code of the application runs but its ``monitor_start``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from pulsar_client.app import logs
+from pulsar_client.app.certificates import Certificates
+from pulsar_client.app.configuration import Configuration
+from pulsar_client.app.crew import Crew
+from pulsar_client.app.listeners import Listeners
+from pulsar_client.app.main_module import MainModule
+from pulsar_client.app.privileges import Identity
+from pulsar_client.app.scoreboard import CONNECTIONS, REQUESTS, Scoreboard
+from pulsar_client.app.settings import Settings, registry
+from pulsar_client.app.worker_handle import WorkerHandle, describe_status
+from pulsar_client.app.worker_process import WorkerOrder, reason_of
+from pulsar_client.exceptions import ConfigError
+
+__all__ = ["Arbiter"]
+
+logger = logging.getLogger("pulsar_client.app")
+
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD")
+# What a stop may take beyond graceful_timeout, and a quick one in all, is 1 s (P13): workers
+# that are still there after this are killed.
+_KILL_AFTER = 0.5
+# A stuck worker has this long to write its stacks and die of SIGABRT.
+_ABORT_TIME = 2.0
+# A start that failed is over within 5 s (P10); those that are starting are killed at once.
+_FAILED = 3
+
+
+class Arbiter:
+    """Runs an application with worker processes.
+
+    Args:
+        application: the `SocketServer`.
+        configuration: its settings.
+        load: reads the settings anew; for a reload.
+        open_listeners: makes the listening sockets of settings, as `Listeners.open` does.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        configuration: Configuration,
+        *,
+        load: Callable[[], Configuration],
+        open_listeners: Callable[..., Listeners],
+        log_file: logs.LogFile | None = None,
+    ) -> None:
+        self.application = application
+        self.configuration = configuration
+        self.loop_factory = asyncio.SelectorEventLoop
+        self.started = time.time()
+        self.listeners = Listeners([], "")
+        self.workers: dict[int, WorkerHandle] = {}
+        self.crew: Crew | None = None
+        #: What became of reloads.
+        self.reloads = {"done": 0, "failed": 0}
+        self._load = load
+        self._open_listeners = open_listeners
+        self._log_file = log_file
+        self._pickled = b""
+        self._main: MainModule | None = None
+        self._board = Scoreboard()
+        # Only this process holds the end that is written to: it ends when we do, however we end.
+        self._lifeline, self._lifeline_held = os.pipe()
+        self._crews: dict[int, Crew] = {}
+        self._next: _Reload | None = None
+        self._reload_wanted = False
+        self._stopping = False
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._code = 0
+        self._last_words: str | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as of the last reload that succeeded."""
+        return self.configuration.settings
+
+    async def run(self) -> int:
+        """Serve until told to stop.
+
+        Returns:
+            The exit code: 0 after a signal, 1 failed while running, 3 could not start.
+        """
+        loop = asyncio.get_running_loop()
+        self._over = loop.create_future()
+        for name in _SIGNALS:
+            loop.add_signal_handler(getattr(signal, name), getattr(self, f"_on_{name.lower()}"))
+        try:
+            await self._begin()
+            await self._over
+        except (ConfigError, OSError) as error:
+            self._fail(reason_of(error))
+            await self._over
+        finally:
+            await self._end()
+        if self._last_words is not None:
+            logger.error("could not start: %s", self._last_words)
+        return self._code
+
+    async def _begin(self) -> None:
+        settings = self.settings
+        certificates = Certificates.read(settings)
+        identity = Identity.wanted(settings)
+        self._pickled, self._main = _pickled(self.application)
+        self.listeners = self._open_listeners(settings)
+        await self.application.monitor_start(self)
+        if self._stopping:
+            return
+        self.crew = self._new_crew(settings, self.listeners, certificates, identity)
+        self._watch()
+        self.crew.start()
+
+    def _new_crew(
+        self,
+        settings: Settings,
+        listeners: Listeners,
+        certificates: Certificates | None,
+        identity: Identity | None,
+    ) -> Crew:
+        order = partial(
+            WorkerOrder,
+            application=self._pickled,
+            main=self._main,
+            arguments=sys.argv,
+            settings=settings,
+            certificates=certificates,
+            identity=identity,
+            sockets=[[sock.fileno() for sock in group] for group in listeners.groups],
+            control=-1,
+            lifeline=-1,
+            board=-1,
+            row=-1,
+            stacks=-1,
+        )
+
+        def start(idx: int) -> WorkerHandle:
+            worker = WorkerHandle(order(idx=idx), self._board, self._lifeline, self._on_message)
+            self.workers[worker.pid] = worker
+            self._crews[worker.pid] = crew
+            logger.debug("worker %d has pid %d", idx, worker.pid)
+            return worker
+
+        crew = Crew(
+            settings.workers,
+            start,
+            settings.graceful_timeout,
+            on_ready=self._crew_ready,
+            on_failed=self._crew_failed,
+        )
+        return crew
+
+    # What workers tell, and how they end
+
+    def _on_message(self, worker: WorkerHandle, message: dict[str, Any]) -> None:
+        crew = self._crews[worker.pid]
+        match message["say"]:
+            case "ready":
+                worker.became_ready()
+                if self._stopping:
+                    worker.stop(self.settings.graceful_timeout, "stop")
+                else:
+                    crew.ready(worker)
+            case "enough":
+                crew.enough(worker)
+            case "failed":
+                worker.reason = message["reason"]
+
+    def _on_sigchld(self) -> None:
+        for worker in tuple(self.workers.values()):
+            status = worker.poll()
+            if status is not None:
+                self._ended(worker, status)
+        if os.getpid() == 1:
+            # The system gives orphans to process 1: they are nobody's workers (P12).
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+
+    def _ended(self, worker: WorkerHandle, status: int) -> None:
+        numbers = (worker.row[REQUESTS], worker.row[CONNECTIONS])
+        stacks = worker.ended()
+        del self.workers[worker.pid]
+        crew = self._crews.pop(worker.pid)
+        how = describe_status(status)
+        asked_for = worker.state == "retiring" and (status == 0 or worker.ready_at is None)
+        if not asked_for and not (self._stopping and status == 0):
+            logger.log(
+                logging.ERROR if worker.state != "retiring" else logging.WARNING,
+                "worker %d (pid %d) %s after %.1f s, with %d requests served and %d connections "
+                "in flight%s",
+                worker.idx,
+                worker.pid,
+                how,
+                worker.age,
+                *numbers,
+                f"; its stacks:\n{stacks}" if stacks else "",
+            )
+        if not self._stopping:
+            crew.ended(worker, worker.cause or how)
+        if self._stopping and not self.workers:
+            self._finish()
+
+    def _watch(self) -> None:
+        """Look for workers whose loop is stuck (P7)."""
+        timeout = self.settings.timeout
+        interval = max(0.05, min(1.0, timeout / 4)) if timeout else 1.0
+        self._watch_timer = asyncio.get_running_loop().call_later(interval, self._watch)
+        for worker in tuple(self.workers.values()):
+            if timeout and worker.silence > timeout and worker.state in ("ready", "retiring"):
+                logger.error(
+                    "worker %d (pid %d): its loop has been stuck for %.1f s",
+                    worker.idx,
+                    worker.pid,
+                    worker.silence,
+                )
+                worker.state = "stuck"
+                worker.cause = "stuck"
+                # faulthandler writes the stacks of all threads before it dies of this.
+                worker.signal(signal.SIGABRT)
+                asyncio.get_running_loop().call_later(_ABORT_TIME, self._kill_if_there, worker)
+
+    def _kill_if_there(self, worker: WorkerHandle) -> None:
+        if self.workers.get(worker.pid) is worker:
+            worker.signal(signal.SIGKILL)
+
+    def _crew_ready(self, crew: Crew) -> None:
+        if crew is not self.crew:
+            self._take_over(crew)
+            return
+        for url in self.listeners.urls:
+            logs.announce(f"listening on {url}")
+
+    def _crew_failed(self, crew: Crew, reason: str) -> None:
+        if crew is self.crew:
+            crew.kill()
+            self._fail(reason)
+        else:
+            self._give_up_reload(reason)
+
+    # Reload
+
+    def _on_sighup(self) -> None:
+        if self._stopping or self.crew is None:
+            return
+        if self._next is not None or not self.crew.was_ready:
+            self._reload_wanted = True  # one at a time; all that come meanwhile are one
+            return
+        self._reload_wanted = False
+        logger.info("reloading")
+        try:
+            self._next = self._begin_reload()
+            self._next.crew.start()
+        except (ConfigError, OSError, RuntimeError) as error:
+            self._give_up_reload(reason_of(error))
+
+    def _begin_reload(self) -> "_Reload":
+        configuration = self._load()
+        settings, fixed = _with_fixed(self.settings, configuration.settings)
+        for name in fixed:
+            logger.warning("%s has changed: that needs a restart", name)
+        configuration = Configuration(settings, configuration.origins)
+        certificates = Certificates.read(settings)
+        identity = Identity.wanted(settings)
+        listeners = self._open_listeners(settings, kept=self.listeners)
+        crew = self._new_crew(settings, listeners, certificates, identity)
+        return _Reload(configuration, listeners, crew)
+
+    def _take_over(self, crew: Crew) -> None:
+        """The new workers are ready: let the old ones finish."""
+        reload, self._next = self._next, None
+        assert reload is not None
+        assert self.crew is not None
+        old, self.crew = self.crew, crew
+        for cause, count in old.restarts.items():
+            crew.restarts[cause] = crew.restarts.get(cause, 0) + count
+        new_urls = [url for url in reload.listeners.urls if url not in self.listeners.urls]
+        before, self.listeners = self.listeners, reload.listeners
+        self.configuration = reload.configuration
+        before.close(but=reload.listeners)
+        logging.getLogger("pulsar_client").setLevel(self.settings.log_level.upper())
+        old.retire("reload")
+        self.reloads["done"] += 1
+        for url in new_urls:
+            logs.announce(f"listening on {url}")
+        logger.info("reloaded: %d new workers serve", crew.size)
+        self._reload_again()
+
+    def _give_up_reload(self, reason: str) -> None:
+        reload, self._next = self._next, None
+        if reload is not None:
+            reload.crew.kill()
+            reload.listeners.close(but=self.listeners)
+        self.reloads["failed"] += 1
+        logger.error("reload failed, nothing is changed: %s", reason)
+        self._reload_again()
+
+    def _reload_again(self) -> None:
+        if self._reload_wanted:
+            asyncio.get_running_loop().call_soon(self._on_sighup)
+
+    # Other signals
+
+    def _on_sigttin(self) -> None:
+        if self.crew is not None and self.crew.was_ready and not self._stopping:
+            self.crew.grow()
+            logger.info("one worker more: %d", self.crew.size)
+
+    def _on_sigttou(self) -> None:
+        if self.crew is not None and self.crew.was_ready and not self._stopping:
+            if self.crew.shrink():
+                logger.info("one worker less: %d", self.crew.size)
+            else:
+                logger.warning("the last worker stays")
+
+    def _on_sigusr1(self) -> None:
+        if self._log_file is not None:
+            self._log_file.reopen()
+        for worker in self.workers.values():
+            worker.channel.send(do="reopen")
+
+    def _on_sigterm(self) -> None:
+        self._stop(quick=self._stopping)
+
+    _on_sigint = _on_sigterm
+
+    def _on_sigquit(self) -> None:
+        self._stop(quick=True)
+
+    # The end
+
+    def _stop(self, *, quick: bool) -> None:
+        grace = 0.0 if quick else self.settings.graceful_timeout
+        if not self._stopping:
+            logger.info("stopping%s", "" if quick else " gracefully")
+            self.listeners.refuse_newcomers()
+        self._stopping = True
+        for crew in {id(crew): crew for crew in self._crews.values()}.values():
+            crew.retire("stop", grace)
+        for worker in self.workers.values():
+            worker.stop(grace, "stop")
+        # Only the workers hold the sockets now: the last one to close them empties the queues.
+        self.listeners.close()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._kill_timer = asyncio.get_running_loop().call_later(
+            grace + _KILL_AFTER, self._kill_all
+        )
+        if not self.workers:
+            self._finish()
+
+    def _kill_all(self) -> None:
+        for worker in self.workers.values():
+            logger.warning("%r did not end in time", worker)
+            worker.signal(signal.SIGKILL)
+
+    def _fail(self, reason: str) -> None:
+        """Nothing was ever served: everything ends (P10)."""
+        self._last_words = reason
+        self._code = _FAILED
+        self._stopping = True
+        for worker in self.workers.values():
+            worker.cause = "start failed"
+            worker.state = "retiring"
+            worker.signal(signal.SIGKILL)
+        if not self.workers:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    async def _end(self) -> None:
+        loop = asyncio.get_running_loop()
+        for timer in (self._watch_timer, self._kill_timer):
+            if timer is not None:
+                timer.cancel()
+        for worker in self.workers.values():  # after an error of this process itself
+            worker.end()
+        for name in _SIGNALS:
+            loop.remove_signal_handler(getattr(signal, name))
+        self.listeners.close()
+        self._board.close()
+        os.close(self._lifeline)
+        os.close(self._lifeline_held)
+
+
+class _Reload:
+    """What a reload makes, and takes over when it succeeds."""
+
+    def __init__(self, configuration: Configuration, listeners: Listeners, crew: Crew) -> None:
+        self.configuration = configuration
+        self.listeners = listeners
+        self.crew = crew
+
+
+def _pickled(application: Any) -> tuple[bytes, MainModule | None]:
+    """Write down the application for a fresh interpreter.
+
+    Raises:
+        ConfigError: it can't be.
+    """
+    advice = "define it at the top level of a module, or use --concurrency thread"
+    try:
+        pickled = pickle.dumps(application)
+    except Exception as error:
+        raise ConfigError(
+            f"workers are fresh interpreters, and {application.callable!r} can't be found by one "
+            f"({reason_of(error)}): {advice}"
+        ) from error
+    if b"__main__" not in pickled and b"__mp_main__" not in pickled:
+        return pickled, None
+    main = MainModule.present()
+    if main is None:
+        raise ConfigError(
+            f"{application.callable!r} is defined in a program that can't be run again: {advice}"
+        )
+    return pickled, main
+
+
+def _with_fixed(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
+    """Keep the old value of each setting that only a restart changes; name the changed ones."""
+    fixed = [
+        setting.name
+        for setting in registry()
+        if not setting.live and getattr(old, setting.name) != getattr(new, setting.name)
+    ]
+    return replace(new, **{name: getattr(old, name) for name in fixed}), fixed

@@ -1,0 +1,209 @@
+"""One process that serves: its servers, its signals, its graceful end.
+
+It works for the arbiter, or alone with ``--concurrency thread``.  It does not bind, and does not
+decide when another worker is needed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pulsar_client.app import scoreboard
+from pulsar_client.app.logs import CountingHandler
+from pulsar_client.app.settings import Settings
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("pulsar_client.app")
+
+# Seconds between two beats: a fraction of the time after which a missing beat means a stuck loop.
+_BEAT = 1.0
+_BEAT_WHEN_COUNTING = 0.1
+# What the servers get to abort what is left.
+_ABORT_TIME = 0.3
+
+
+class Worker:
+    """Serves sockets until it is told to stop.
+
+    Args:
+        application: whose ``worker_start`` makes the servers.
+        settings: the settings.
+        sockets: the listening sockets, a list for each address of ``bind``.
+        sslcontext: for TLS, or None.
+        idx: which of the workers it is, from 0.
+        row: where it tells its numbers, if anybody reads them.
+
+    Attributes:
+        servers: what ``worker_start`` has added; closed at the end.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        settings: Settings,
+        sockets: Sequence[Sequence[socket.socket]],
+        *,
+        sslcontext: ssl.SSLContext | None = None,
+        idx: int = 0,
+        row: scoreboard.Row | None = None,
+    ) -> None:
+        self.application = application
+        self.settings = settings
+        self.sockets = [list(group) for group in sockets]
+        self.sslcontext = sslcontext
+        self.idx = idx
+        self.pid = os.getpid()
+        self.servers: list[Any] = []
+        self.logger = logger
+        #: Called once when ``max_requests`` is reached; the worker goes on until it is told.
+        self.on_enough_requests: Callable[[], object] | None = None
+        self.lag = 0.0
+        self.errors = CountingHandler()
+        #: Called before each accept; see `TcpServer`.
+        self.accept_gate: Callable[[], float] | None = None
+        self._row = row
+        self._told: asyncio.Event | None = None
+        self._grace: float | None = None
+        self._cut = False
+        self._beat_handle: asyncio.TimerHandle | None = None
+        limit = settings.max_requests
+        # Spread, or workers that began together would end together (P19).
+        self._enough = limit + random.randint(0, limit // 10) if limit else 0
+        interval = _BEAT_WHEN_COUNTING if limit else _BEAT
+        self._interval = min(interval, settings.timeout / 4) if settings.timeout else interval
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.idx} pid {self.pid}: {len(self.servers)} servers>"
+
+    def server_options(self) -> dict[str, Any]:
+        """Give the keyword arguments that every server of this worker gets."""
+        return {"logger": logger}
+
+    # Numbers
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return sum(_clients(server)["connected_clients"] for server in self.servers)
+
+    @property
+    def requests(self) -> int:
+        """How many requests its connections have started."""
+        return sum(_clients(server)["requests_processed"] for server in self.servers)
+
+    def tell(self) -> None:
+        """Write the numbers to the row."""
+        row = self._row
+        if row is not None:
+            row[scoreboard.CONNECTIONS] = self.connections
+            row[scoreboard.REQUESTS] = self.requests
+            row[scoreboard.ACCEPTED] = sum(
+                _clients(server)["processed_clients"] for server in self.servers
+            )
+            row[scoreboard.ERRORS] = self.errors.count
+            row[scoreboard.LAG] = int(self.lag * 1e6)
+
+    def _beat(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.lag = max(0.0, loop.time() - due)
+        self.tell()
+        if self._row is not None:
+            self._row[scoreboard.BEAT] = time.monotonic_ns()
+        if self._enough and self.on_enough_requests is not None and self.requests >= self._enough:
+            self._enough = 0
+            self.on_enough_requests()
+        due = loop.time() + self._interval
+        self._beat_handle = loop.call_at(due, self._beat, due)
+
+    # Life
+
+    async def serve(self, ready: Callable[[], object]) -> None:
+        """Start the servers, serve, and end when told to.
+
+        Args:
+            ready: called when all accept connections.
+
+        Raises:
+            Exception: whatever ``worker_start`` raises.
+
+        When it is over, connections may be left that were cut: the end of the process, or of the
+        loop, closes them.
+        """
+        self._told = asyncio.Event()
+        logging.getLogger("pulsar_client").addHandler(self.errors)
+        closing: asyncio.Task[None] | None = None
+        try:
+            await self.application.worker_start(self)
+            self._beat(asyncio.get_running_loop().time())
+            if self._row is not None:
+                self._row[scoreboard.STATE] = scoreboard.ACCEPTING
+            ready()
+            await self._told_to_stop()
+            closing = asyncio.get_running_loop().create_task(self._close())
+            while not closing.done() and not self._cut:
+                told = asyncio.ensure_future(self._told.wait())
+                await asyncio.wait({closing, told}, return_when=asyncio.FIRST_COMPLETED)
+                told.cancel()
+        finally:
+            if self._beat_handle is not None:
+                self._beat_handle.cancel()
+            if closing is None or not closing.done():
+                await self._abort(closing)
+            logging.getLogger("pulsar_client").removeHandler(self.errors)
+
+    async def _told_to_stop(self) -> None:
+        assert self._told is not None
+        while self._grace is None:
+            await self._told.wait()
+        self._told.clear()
+
+    def stop(self, grace: float) -> None:
+        """Stop accepting and finish what is in flight within so many seconds; 0 cuts at once."""
+        if self._row is not None:
+            self._row[scoreboard.STATE] = scoreboard.NOT_ACCEPTING
+        self._cut = self._cut or grace <= 0
+        if self._grace is None:
+            self._grace = grace
+        if self._told is not None:
+            self._told.set()
+
+    async def _close(self) -> None:
+        assert self._grace is not None
+        results = await asyncio.gather(
+            *(server.close(grace=self._grace) for server in self.servers), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                self.logger.error("a server did not close", exc_info=result)
+        self.tell()
+
+    async def _abort(self, closing: asyncio.Task[None] | None) -> None:
+        """Leave nothing that accepts; whatever is still open goes with the loop."""
+        if closing is not None:
+            closing.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_TIME):
+                await asyncio.gather(
+                    *(server.close(grace=0.0) for server in self.servers), return_exceptions=True
+                )
+
+    # Signals
+
+    def on_signal(self, number: int) -> None:
+        """Do what TERM, INT or QUIT asks for: a second one cuts what the first lets finish."""
+        quick = number == getattr(signal, "SIGQUIT", None) or self._grace is not None
+        self.stop(0.0 if quick else self.settings.graceful_timeout)
+
+
+def _clients(server: Any) -> dict[str, int]:
+    clients: dict[str, int] = server.info()["clients"]
+    return clients
