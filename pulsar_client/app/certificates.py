@@ -47,9 +47,8 @@ class Certificates:
         if key_file is None:
             raise ConfigError(f"cert_file is {cert_file!r} and key_file none: TLS needs both")
         server_context(cert_file, key_file, ca_file=ca_file)  # its errors name the file
-        return cls(
-            _content(cert_file), _content(key_file), (ca_file and _content(ca_file)) or None
-        )
+        ca = None if ca_file is None else _content(ca_file)
+        return cls(_content(cert_file), _content(key_file), ca)
 
     def context(self, settings: Settings) -> ssl.SSLContext:
         """Make a context."""

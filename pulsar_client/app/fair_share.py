@@ -8,7 +8,6 @@ finds the connection gone if the other one could take it.
 import time
 
 from pulsar_client.app.scoreboard import (
-    ACCEPTED,
     BEAT,
     CONNECTIONS,
     RANK,
@@ -71,15 +70,3 @@ class FairShare:
         if connections > least:
             return min(_MOST_PAUSES, connections - least)
         return min(_MOST_PAUSES, rank - least_rank)
-
-    def accepted(self, connections: int, accepted: int) -> None:
-        """Tell the others at once that there is one more or one less.
-
-        Args:
-            connections: how many are open.
-            accepted: how many there were in all.
-        """
-        row = self._row
-        row[CONNECTIONS] = connections
-        row[RANK] += max(0, accepted - row[ACCEPTED])
-        row[ACCEPTED] = accepted

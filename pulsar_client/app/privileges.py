@@ -35,7 +35,9 @@ class Identity:
         """
         if settings.user is None and settings.group is None:
             return None
-        uid, gid, groups = None, None, ()
+        uid: int | None = None
+        gid: int | None = None
+        groups: tuple[int, ...] = ()
         if settings.user is not None:
             uid, gid, groups = _user(settings.user)
         if settings.group is not None:

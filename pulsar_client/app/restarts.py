@@ -35,6 +35,7 @@ class RestartDelay:
         self._early_deaths += 1
         if self._early_deaths == 1:
             return 0.0
-        doubled = FIRST * 2 ** min(self._early_deaths - 2, 20)
+        doubled = FIRST * 2.0 ** min(self._early_deaths - 2, 20)
         # Upwards: jitter shall not start more of them than the doubling allows.
-        return min(MOST, doubled) * (1 + _JITTER * self._draw())
+        delay: float = min(MOST, doubled) * (1 + _JITTER * self._draw())
+        return delay

@@ -162,6 +162,14 @@ class Settings:
         Choice(("auto", "asyncio", "uvloop")),
         "The event loop; auto is uvloop where it is installed.",
     )
+    max_connections: int = _setting(
+        0,
+        "limits",
+        Whole(0),
+        "Connections of one worker: further clients wait in the backlog, or for another worker; 0 "
+        "is no limit. With several addresses each has its share.",
+        datagram=False,
+    )
     keep_alive: float = _setting(
         0.0,
         "limits",

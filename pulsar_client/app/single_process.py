@@ -100,7 +100,7 @@ class SingleProcess:
         identity = Identity.wanted(settings)
         self.listeners = self._open_listeners(settings)
         await self.application.monitor_start(self)
-        context = certificates and certificates.context(settings)
+        context = None if certificates is None else certificates.context(settings)
         if identity is not None:
             identity.assume()
         self.worker = Worker(self.application, settings, self.listeners.groups, sslcontext=context)

@@ -5,6 +5,7 @@ subclass overrides.
 """
 
 import asyncio
+import builtins
 import logging
 import os
 import socket
@@ -74,7 +75,7 @@ class SocketServer:
     ) -> None:
         if callable is None:
             callable = type(self).callable
-        if callable is None or not hasattr(callable, "__call__"):
+        if callable is None or not builtins.callable(callable):
             raise TypeError(
                 f"callable is {callable!r}, expected what makes a ProtocolConsumer, such as its "
                 "class"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pulsar_client.app import scoreboard
+from pulsar_client.app.fair_share import FairShare
 from pulsar_client.app.logs import CountingHandler
 from pulsar_client.app.settings import Settings
 
@@ -25,7 +26,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger("pulsar_client.app")
 
 # Seconds between two beats: a fraction of the time after which a missing beat means a stuck loop.
-_BEAT = 1.0
+_BEAT = 0.5
 _BEAT_WHEN_COUNTING = 0.1
 # What the servers get to abort what is left.
 _ABORT_TIME = 0.3
@@ -68,8 +69,8 @@ class Worker:
         self.on_enough_requests: Callable[[], object] | None = None
         self.lag = 0.0
         self.errors = CountingHandler()
-        #: Called before each accept; see `TcpServer`.
-        self.accept_gate: Callable[[], float] | None = None
+        #: Who accepts the next connection, if there are other workers.
+        self.share: FairShare | None = None
         self._row = row
         self._told: asyncio.Event | None = None
         self._grace: float | None = None
@@ -86,31 +87,48 @@ class Worker:
 
     def server_options(self) -> dict[str, Any]:
         """Give the keyword arguments that every server of this worker gets."""
-        return {"logger": logger}
+        options: dict[str, Any] = {"logger": logger}
+        limit = self.settings.max_connections
+        if limit:
+            # Shared by the servers of all addresses: the last one gets what the division leaves.
+            options["max_connections"] = max(1, limit // len(self.sockets))
+        if self.share is not None:
+            options |= {"accept_gate": self.share, "on_connections": self._connections_changed}
+        return options
 
     # Numbers
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(_clients(server)["connected_clients"] for server in self.servers)
+        return sum(server.connections for server in self.servers)
 
     @property
     def requests(self) -> int:
         """How many requests its connections have started."""
-        return sum(_clients(server)["requests_processed"] for server in self.servers)
+        return sum(server.requests_processed for server in self.servers)
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there were in all."""
+        return sum(server.sessions for server in self.servers)
 
     def tell(self) -> None:
         """Write the numbers to the row."""
         row = self._row
         if row is not None:
             row[scoreboard.CONNECTIONS] = self.connections
+            row[scoreboard.ACCEPTED] = self.accepted
             row[scoreboard.REQUESTS] = self.requests
-            row[scoreboard.ACCEPTED] = sum(
-                _clients(server)["processed_clients"] for server in self.servers
-            )
             row[scoreboard.ERRORS] = self.errors.count
             row[scoreboard.LAG] = int(self.lag * 1e6)
+
+    def _connections_changed(self, count: int) -> None:
+        if self._row is not None:
+            accepted = self.accepted
+            # The others look at these two when the next connection comes.
+            self._row[scoreboard.RANK] += accepted - self._row[scoreboard.ACCEPTED]
+            self.tell()
 
     def _beat(self, due: float) -> None:
         loop = asyncio.get_running_loop()
@@ -143,6 +161,8 @@ class Worker:
         closing: asyncio.Task[None] | None = None
         try:
             await self.application.worker_start(self)
+            if self.share is not None:
+                self.share.begin()
             self._beat(asyncio.get_running_loop().time())
             if self._row is not None:
                 self._row[scoreboard.STATE] = scoreboard.ACCEPTING
@@ -202,8 +222,3 @@ class Worker:
         """Do what TERM, INT or QUIT asks for: a second one cuts what the first lets finish."""
         quick = number == getattr(signal, "SIGQUIT", None) or self._grace is not None
         self.stop(0.0 if quick else self.settings.graceful_timeout)
-
-
-def _clients(server: Any) -> dict[str, int]:
-    clients: dict[str, int] = server.info()["clients"]
-    return clients

@@ -121,7 +121,8 @@ class _Process:
         order = self.order
         settings = order.settings
         self.log_file = logs.configure(settings)
-        context = order.certificates and order.certificates.context(settings)
+        certificates = order.certificates
+        context = None if certificates is None else certificates.context(settings)
         if order.identity is not None:
             order.identity.assume()
         if order.main is not None:
@@ -133,7 +134,7 @@ class _Process:
         self.worker = Worker(
             application, settings, sockets, sslcontext=context, idx=order.idx, row=row
         )
-        self.worker.accept_gate = FairShare(board, row)
+        self.worker.share = FairShare(board, row)
 
     async def run(self) -> None:
         """Serve until told to stop."""

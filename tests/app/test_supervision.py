@@ -1,0 +1,240 @@
+"""Workers that die, hang, crash at once or never start; the arbiter that watches them."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from app_kit import LIMIT, TOY, App, ask, children, is_alive, until
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="looks at processes in /proc"
+)
+
+
+def test_p1_p6_a_killed_worker_is_replaced_and_nobody_else_notices() -> None:
+    """P1, P6, P11."""
+    with App("--workers", "2").ready() as app:
+        before = app.workers()
+        assert len(before) == 2
+        with app.connect() as kept, app.connect() as other:
+            victim = int(ask(kept, "pid"))
+            survivors_client = None
+            if int(ask(other, "pid")) != victim:
+                survivors_client = other
+            os.kill(victim, signal.SIGKILL)
+            took = until(lambda: len(app.workers() - {victim}) == 2, what="a replacement")
+            assert took < 5
+            # No new connection fails, whatever the state of the replacement.
+            pids = {app.ask("pid") for _ in range(50)}
+            assert str(victim) not in pids
+            assert kept.recv(1) == b""
+            if survivors_client is not None:
+                assert ask(survivors_client, "echo on") == "on"
+        line = app.wait_line(r"worker \d \(pid (\d+)\) was killed by SIGKILL after ([\d.]+) s")
+        assert int(line[1]) == victim
+        assert re.search(r"with \d+ requests served and [12] connections in flight", line.string)
+        assert app.stop()[0] == 0
+
+
+def test_p6_the_first_death_is_replaced_at_once() -> None:
+    """P6: within 250 ms and the time of an import, which is measured in the same run."""
+    with App("--workers", "1").ready() as app:
+        (old,) = app.workers()
+        started = time.monotonic()
+        os.kill(old, signal.SIGKILL)
+        assert app.ask("pid") != str(old)
+        took = time.monotonic() - started
+        again = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-c", "import pulsar_client.app.worker_process"],
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(TOY.parents[2])},
+        )
+        one_import = time.monotonic() - again
+        assert took < 1.0 + 4 * one_import
+        assert app.stop()[0] == 0
+
+
+def test_p9_a_crash_loop_slows_down() -> None:
+    """P9: two workers that die half a second after each start boot at most 12 times in 10 s."""
+    with App("--workers", "2", "--log-level", "debug", env={"TOY_DIE_AFTER": "0.5"}) as app:
+        first = app.wait_line(r"worker \d has pid (\d+)")
+        until(lambda: time_between(first.string, last_stamp(app)) > 8.0, 30, "8 s of log")
+        boots = [line for line in app.text().splitlines() if " has pid " in line]
+        within = [b for b in boots if time_between(boots[0], b) <= 10.0]
+        assert 4 <= len(within) <= 12
+        app.wait_line("next try in ")
+        assert app.stop()[0] == 0
+
+
+def last_stamp(app: App) -> str:
+    return next(line for line in reversed(app.text().splitlines()) if re.match(r"\d{4}-", line))
+
+
+def time_between(first: str, second: str) -> float:
+    form = "%Y-%m-%d %H:%M:%S"
+    stamps = [
+        time.mktime(time.strptime(line[:19], form)) + int(line[20:23]) / 1000
+        for line in (first, second)
+    ]
+    return stamps[1] - stamps[0]
+
+
+def test_p7_p8_a_stuck_loop_is_found_its_stacks_logged_and_replaced() -> None:
+    """P7, P8."""
+    with App("--workers", "1", "--timeout", "0.6").ready() as app:
+        (old,) = app.workers()
+        with app.connect() as sock:
+            started = time.monotonic()
+            sock.sendall(b"block 60\n")
+            app.wait_line(rf"\(pid {old}\): its loop has been stuck for [\d.]+ s")
+            app.wait_line(rf"\(pid {old}\) was killed by SIGABRT .*; its stacks:")
+            app.wait_line(r'File ".*toy_server.py", line \d+ in answer')
+            assert app.ask("pid") != str(old)
+            assert time.monotonic() - started < 0.6 + 10
+        assert app.stop()[0] == 0
+
+
+def test_p7_a_stopped_worker_that_ignores_abort_is_killed() -> None:
+    """P7."""
+    with App("--workers", "1", "--timeout", "0.5").ready() as app:
+        (old,) = app.workers()
+        os.kill(old, signal.SIGSTOP)
+        app.wait_line(rf"\(pid {old}\) was killed by SIGKILL")
+        assert app.ask("echo again") == "again"
+        assert app.stop()[0] == 0
+
+
+def test_p7_a_slow_import_is_no_stuck_loop() -> None:
+    """P7."""
+    with App("--workers", "1", "--timeout", "0.4", env={"TOY_IMPORT": "1.5"}).ready() as app:
+        assert app.ask("echo here") == "here"
+        assert "stuck" not in app.text()
+        assert app.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "reason"),
+    [
+        ([], {"TOY_IMPORT": "fail"}, "the toy is broken"),
+        ([], {"TOY_FAIL_START": "1"}, "the toy does not start"),
+        (["--cert-file", "/nowhere", "--key-file", "/nowhere"], {}, "cert_file '/nowhere'"),
+        (["--cert-file", "/nowhere"], {}, "key_file none"),
+        (["--user", "no-such-user"], {}, "user is 'no-such-user', and there is no such user"),
+    ],
+    ids=["import", "start", "TLS", "half of TLS", "user"],
+)
+def test_p10_a_failure_before_the_first_ready(
+    arguments: list[str], env: dict[str, str], reason: str
+) -> None:
+    """P10, A13: exit code 3, the reason on the last line, and nothing is left."""
+    started = time.monotonic()
+    with App("--workers", "2", *arguments, env=env) as app:
+        assert app.wait(20) == 3
+        assert time.monotonic() - started < 15
+        until(lambda: not members(app.pid), 5, "the end of its workers")
+        app.wait_line("could not start")
+        last = app.text().splitlines()[-1]
+        assert "could not start" in last
+        assert reason in last
+
+
+def test_p10_a_worker_that_dies_before_it_is_ready() -> None:
+    """P10: also without a word."""
+    with App("--workers", "2", env={"TOY_IMPORT": "30"}) as app:
+        until(lambda: len(app.workers()) == 2)
+        os.kill(min(app.workers()), signal.SIGKILL)
+        assert app.wait(10) == 3
+        assert not members(app.pid)
+        assert (
+            app.text()
+            .splitlines()[-1]
+            .endswith("could not start: a worker was killed by SIGKILL before it was ready")
+        )
+
+
+def members(group: int) -> list[int]:
+    """The processes of a process group that are alive."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and is_alive(int(path.name)):
+            try:
+                if os.getpgid(int(path.name)) == group:
+                    found.append(int(path.name))
+            except ProcessLookupError:
+                pass
+    return found
+
+
+@pytest.mark.parametrize("state", ["idle", "blocked", "importing"])
+def test_p12_workers_end_with_their_arbiter(state: str) -> None:
+    """P12: within 2 s, whatever they do."""
+    env = {"TOY_IMPORT": "60"} if state == "importing" else {}
+    with App("--workers", "2", env=env) as app:
+        if state != "importing":
+            app.ready()
+        until(lambda: len(app.workers()) == 2)
+        workers = app.workers()
+        if state == "importing":
+            # Far enough to have a thread that watches.
+            until(lambda: all(len(os.listdir(f"/proc/{pid}/task")) > 1 for pid in workers))
+        with app.connect() if state == "blocked" else open(os.devnull, "rb") as sock:
+            if state == "blocked":
+                sock.sendall(b"block 60\n")  # type: ignore[union-attr]
+                ask_other = app.ask  # the other worker may take the next one
+                del ask_other
+            app.kill(signal.SIGKILL)
+            app.wait()
+            took = until(lambda: not any(is_alive(pid) for pid in workers), 10)
+            assert took < 4  # 2 s on a machine that is not busy
+
+
+def test_p12_as_process_1_it_reaps_orphans(tmp_path: Path) -> None:
+    """P12: unknown children are reaped and ignored."""
+    probe = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    if subprocess.run([*probe, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare is not allowed here")
+    # The shell leaves two children to the server, which takes its place as process 1.
+    script = 'sleep 0.3 & (sleep 0.4 &) ; exec "$0" "$@"'
+    with App("--workers", "1", prefix=(*probe, "sh", "-c", script)).ready() as app:
+        (server,) = children(app.pid)
+        until(lambda: len(children(server)) == 1, what="only its worker is left")
+        assert app.ask("echo on") == "on"
+        assert "ERROR" not in app.text()
+        os.kill(server, signal.SIGTERM)
+        assert app.wait() == 0
+
+
+def test_a14_a_blocked_handler_does_not_stop_supervision() -> None:
+    """A14: the arbiter accepts no clients, so TERM and HUP work while all workers are stuck."""
+    with App("--workers", "1", "--graceful-timeout", "0.5").ready() as app, app.connect() as sock:
+        sock.sendall(b"block 60\n")
+        app.kill(signal.SIGHUP)
+        app.wait_line("reloaded: 1 new workers serve")
+        assert app.ask("echo new") == "new"
+        code, took = app.stop()
+        assert code == 0
+        assert took < 0.5 + 5
+        assert app.wait(LIMIT) == 0
+
+
+def test_workers_do_not_hold_what_belongs_to_others() -> None:
+    """A worker has no descriptor of the channels and files of other workers."""
+    with App("--workers", "3").ready() as app:
+        sockets = [
+            {
+                os.readlink(path)
+                for path in Path(f"/proc/{pid}/fd").iterdir()
+                if "socket:" in os.readlink(path)
+            }
+            for pid in app.workers()
+        ]
+        shared = [a & b for a, b in itertools.combinations(sockets, 2)]
+        assert all(len(common) == 1 for common in shared)  # the listening socket
+        assert app.stop()[0] == 0
