@@ -177,7 +177,7 @@ class Arbiter:
             case "ready":
                 worker.became_ready()
                 if self._stopping:
-                    worker.stop(self.settings.graceful_timeout, "stop")
+                    worker.stop(self.settings.graceful_timeout, "stop", last=True)
                 else:
                     crew.ready(worker)
             case "enough":
@@ -354,10 +354,11 @@ class Arbiter:
             logger.info("stopping%s", "" if quick else " gracefully")
             self.listeners.refuse_newcomers()
         self._stopping = True
-        for crew in {id(crew): crew for crew in self._crews.values()}.values():
-            crew.retire("stop", grace)
+        for crew in (self.crew, None if self._next is None else self._next.crew):
+            if crew is not None:
+                crew.dismiss()
         for worker in self.workers.values():
-            worker.stop(grace, "stop")
+            worker.stop(grace, "stop", last=True)
         # Only the workers hold the sockets now: the last one to close them empties the queues.
         self.listeners.close()
         if self._kill_timer is not None:
@@ -379,9 +380,7 @@ class Arbiter:
         self._code = _FAILED
         self._stopping = True
         for worker in self.workers.values():
-            worker.cause = "start failed"
-            worker.state = "retiring"
-            worker.signal(signal.SIGKILL)
+            worker.kill()
         if not self.workers:
             self._finish()
 

@@ -6,7 +6,6 @@ does not know signals, and not the crew that comes after it.
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -87,19 +86,27 @@ class Crew:
         self._leave(place, "TTOU")
         return True
 
-    def retire(self, cause: str, grace: float | None = None) -> None:
-        """Let all finish; none is replaced any more.  A second time it may only be quicker."""
+    def retire(self, cause: str) -> None:
+        """Let all finish; none is replaced any more."""
+        self.dismiss()
+        for place in self.places:
+            self._leave(place, cause)
+
+    def dismiss(self) -> None:
+        """Start none any more; those that run run on."""
         self.retired = True
         for place in self.places:
-            self._leave(place, cause, grace)
+            if place.timer is not None:
+                place.timer.cancel()
+                place.timer = None
 
-    def _leave(self, place: Place, cause: str, grace: float | None = None) -> None:
+    def _leave(self, place: Place, cause: str) -> None:
         if place.timer is not None:
             place.timer.cancel()
             place.timer = None
         for worker in (place.worker, place.successor):
             if worker is not None:
-                worker.stop(self.grace if grace is None else grace, cause)
+                worker.stop(self.grace, cause)
 
     # What becomes of workers
 
@@ -184,12 +191,11 @@ class Crew:
 
     def kill(self) -> None:
         """Kill all at once."""
-        self.retired = True
+        self.dismiss()
         for place in self.places:
-            self._leave(place, "killed", 0.0)
             for worker in (place.worker, place.successor):
                 if worker is not None:
-                    worker.signal(signal.SIGKILL)
+                    worker.kill()
 
     def rows(self) -> list[dict[str, Any]]:
         """Describe the places that wait to be filled."""

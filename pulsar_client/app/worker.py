@@ -75,6 +75,7 @@ class Worker:
         self._told: asyncio.Event | None = None
         self._grace: float | None = None
         self._cut = False
+        self._last = True
         self._beat_handle: asyncio.TimerHandle | None = None
         limit = settings.max_requests
         # Spread, or workers that began together would end together (P19).
@@ -186,8 +187,14 @@ class Worker:
             await self._told.wait()
         self._told.clear()
 
-    def stop(self, grace: float) -> None:
-        """Stop accepting and finish what is in flight within so many seconds; 0 cuts at once."""
+    def stop(self, grace: float, *, last: bool = True) -> None:
+        """Stop accepting and finish what is in flight.
+
+        Args:
+            grace: seconds after which what is left is cut; 0 cuts at once.
+            last: nobody else will accept what waits in the queues of the sockets: do it.
+        """
+        self._last = last
         if self._row is not None:
             self._row[scoreboard.STATE] = scoreboard.NOT_ACCEPTING
         self._cut = self._cut or grace <= 0
@@ -199,7 +206,11 @@ class Worker:
     async def _close(self) -> None:
         assert self._grace is not None
         results = await asyncio.gather(
-            *(server.close(grace=self._grace) for server in self.servers), return_exceptions=True
+            *(
+                server.close(grace=self._grace, accept_queued=self._last)
+                for server in self.servers
+            ),
+            return_exceptions=True,
         )
         for result in results:
             if isinstance(result, BaseException):

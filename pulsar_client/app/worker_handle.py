@@ -115,13 +115,19 @@ class WorkerHandle:
         if self.state == "starting":
             self.state = "ready"
 
-    def stop(self, grace: float, cause: str) -> None:
-        """Tell it to finish what is in flight; one that does not serve yet is killed."""
+    def stop(self, grace: float, cause: str, *, last: bool = False) -> None:
+        """Tell it to finish what is in flight; one that does not serve yet is killed.
+
+        Args:
+            grace: seconds it gets.
+            cause: why.
+            last: no other worker will take what waits in the queues.
+        """
         self.cause = self.cause or cause
         if self.ready_at is None:
             self.signal(signal.SIGKILL)
         else:
-            self.channel.send(do="stop", grace=grace)
+            self.channel.send(do="stop", grace=grace, last=last)
         if self.state != "stuck":
             self.state = "retiring"
 
@@ -143,6 +149,11 @@ class WorkerHandle:
             return None
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         return status
+
+    def kill(self) -> None:
+        """Kill it; it is wanted so."""
+        self.state = "retiring"
+        self.signal(signal.SIGKILL)
 
     def end(self) -> None:
         """Kill it and wait for that, whatever state it is in."""

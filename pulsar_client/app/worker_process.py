@@ -173,7 +173,7 @@ class _Process:
         assert self.worker is not None
         match message["do"]:
             case "stop":
-                self.worker.stop(message["grace"])
+                self.worker.stop(message["grace"], last=message["last"])
             case "reopen":
                 self._reopen()
 

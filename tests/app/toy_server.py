@@ -68,7 +68,7 @@ class Toy(ProtocolConsumer):
             case "sleep":
                 await asyncio.sleep(float(argument))
             case "block":
-                time.sleep(float(argument))
+                time.sleep(float(argument))  # noqa: ASYNC251 - the loop shall be stuck
             case "die":
                 os._exit(7)
             case "boom":
