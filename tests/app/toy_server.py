@@ -37,8 +37,7 @@ def imported() -> None:
 
 
 imported()
-VERSION = os.environ.get("TOY_VERSION_FILE")
-VERSION = Path(VERSION).read_text().strip() if VERSION else "1"
+VERSION = Path(os.environ.get("TOY_VERSION_FILE", os.devnull)).read_text().strip()
 
 
 class Toy(ProtocolConsumer):
