@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 #: Name, module, and what it does.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "load": ("pulsar_client.load.cli", "put load on a server and report what it does to it"),
+}
 
 _USAGE = 2
 

@@ -1,0 +1,83 @@
+"""The pool of connections to a target, and the request that a protocol makes by itself."""
+
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pulsar_client.clients import AbstractClient
+from pulsar_client.exceptions import ProtocolError
+from pulsar_client.load.plan import Plan
+from pulsar_client.load.scenarios import Context, Scenario
+from pulsar_client.load.target import Target
+from pulsar_client.load.wire import Wire
+from pulsar_client.pool import Pool
+from pulsar_client.protocols import Connection
+from pulsar_client.tls import client_context
+
+__all__ = ["TargetClient", "WrongReply", "wire_scenario"]
+
+
+class WrongReply(ProtocolError):
+    """The target answered something else than what it should."""
+
+
+class TargetClient(AbstractClient):
+    """Opens connections to a target, and notes how long each took.
+
+    Args:
+        plan: of the run.
+        target: where to; with a fault proxy in between, that one's address.
+        address: where to connect.
+        wire: the protocol.
+        connects: where the seconds that dials took are appended.
+        clock: gives the moment.
+        size: connections of the pool.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        address: Any,
+        wire: Wire,
+        *,
+        connects: list[float],
+        clock: Callable[[], float],
+        size: int,
+    ) -> None:
+        super().__init__(protocol_factory=partial(Connection, wire.consumer), name="load")
+        self._address = address
+        self._connects = connects
+        self._clock = clock
+        self._tls: dict[str, Any] = {}
+        if target.scheme == "tls":
+            context: ssl.SSLContext = client_context(
+                ca_file=plan.ca_file, verify=not plan.insecure
+            )
+            self._tls = {"ssl": context, "server_hostname": target.host}
+        self.connect_timeout = plan.timeout
+        # Callers have their own deadline, which covers the wait for a lease.
+        self.pool: Pool = Pool(self.connect, size, timeout=None, name=target.url)
+
+    async def connect(self) -> Connection:
+        """Open a connection, for the pool."""
+        began = self._clock()
+        connection: Connection = await self.create_connection(self._address, **self._tls)
+        self._connects.append(self._clock() - began)
+        return connection
+
+
+def wire_scenario(plan: Plan, wire: Wire) -> Scenario:
+    """Make the scenario of a protocol: one message, one reply."""
+    make_message, echoes, size = wire.message, wire.echoes, plan.size
+
+    async def request(ctx: Context) -> None:
+        message = make_message(ctx.number, size)
+        async with ctx.pool.connect() as lease:
+            ctx.sent = ctx.clock()
+            reply = await lease.connection.request(message)
+        if echoes and reply != message:
+            raise WrongReply(f"sent {message[:60]!r}, got {bytes(reply)[:60]!r}")
+
+    return Scenario(request, plan.protocol or "request")

@@ -1,0 +1,319 @@
+"""One process's share of a run, from the first connection to the last count."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from pulsar_client.exceptions import PoolUnavailable
+from pulsar_client.load.callers import Callers
+from pulsar_client.load.connections import TargetClient, wire_scenario
+from pulsar_client.load.loops import ClosedLoop, OpenLoop
+from pulsar_client.load.plan import Plan
+from pulsar_client.load.recorder import Interval, Recorder
+from pulsar_client.load.scenarios import Context, Scenario, entered
+from pulsar_client.load.schedule import arrivals, choices
+from pulsar_client.load.self_check import Health, Probe
+from pulsar_client.load.target import Target
+from pulsar_client.load.wire import find_wire
+
+__all__ = ["Mark", "Session", "SessionEnd", "Stop", "TargetUnreachable"]
+
+Clock = Callable[[], float]
+
+#: Seconds between the last preparation and the first request.
+_RUN_UP = 0.05
+_FOLD_EVERY = 0.1
+#: Seconds that a run which was interrupted waits for the answers that are due.
+_HURRY = 1.0
+
+
+class TargetUnreachable(ConnectionError):
+    """The target could not be reached before the first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at a moment, in seconds since the start of the run."""
+
+    at: float
+    text: str
+
+
+@dataclass(slots=True)
+class SessionEnd:
+    """What is known at the end of one process's share, besides its intervals.
+
+    Attributes:
+        health: what the self-check saw.
+        elapsed: seconds from the end of the warm-up to the last answer, or the planned duration
+            if that is longer.
+        interrupted: it was stopped before its time.
+        marks: of the time line.
+    """
+
+    health: Health
+    elapsed: float
+    interrupted: bool
+    marks: list[Mark] = field(default_factory=list)
+
+
+class Stop:
+    """Ends a run before its time, at once and from anywhere in the loop.
+
+    Attributes:
+        requested: whether :meth:`request` was called.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def request(self) -> None:
+        """Stop sending in this turn of the loop (L18)."""
+        self.requested = True
+        for callback in self._callbacks:
+            callback()
+
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Call back when it is requested; at once if it was."""
+        self._callbacks.append(callback)
+        if self.requested:
+            callback()
+
+
+class Session:
+    """One process's share of a run.
+
+    Args:
+        plan: of the whole run.
+        index: which share, from 0.
+        count: of how many.
+        clock: gives the moment; one that can be replaced in tests.
+        stop: ends it early.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        index: int = 0,
+        count: int = 1,
+        clock: Clock = time.monotonic,
+        stop: Stop | None = None,
+    ) -> None:
+        self._plan = plan
+        self._index = index
+        self._count = count
+        self._clock = clock
+        self._stop = stop or Stop()
+        self._marks: list[Mark] = []
+        self._start = 0.0
+        what = plan.what()
+        self._setup = what.setup
+        self._wire = find_wire(plan.protocol) if plan.protocol is not None else None
+        self._scenarios: tuple[Scenario, ...] = what.scenarios
+        if not self._scenarios:
+            assert self._wire is not None
+            self._scenarios = (wire_scenario(plan, self._wire),)
+        self._recorder = Recorder([s.label for s in self._scenarios], index)
+        self._client: TargetClient | None = None
+        self._loop: OpenLoop | ClosedLoop
+        self._callers: Callers
+
+    @contextlib.asynccontextmanager
+    async def prepared(self) -> AsyncIterator[None]:
+        """Reach the target and compute the schedule; :meth:`run` comes inside.
+
+        Raises:
+            TargetUnreachable: the target can't be reached.
+            ConfigError: the plan is too large.
+        """
+        plan = self._plan
+        target = plan.where()
+        async with contextlib.AsyncExitStack() as stack:
+            if self._wire is not None and target is not None:
+                self._client = TargetClient(
+                    plan,
+                    target,
+                    target.address,
+                    self._wire,
+                    connects=self._recorder.connects,
+                    clock=self._clock,
+                    size=self._share(plan.connections),
+                )
+                await stack.enter_async_context(self._client)
+                await self._open_connections(target)
+            try:
+                user_client = await stack.enter_async_context(entered(self._setup, target))
+            except OSError as exc:
+                raise TargetUnreachable(f"the setup failed: {exc!r}") from exc
+            self._make_loop(target, user_client)
+            yield
+
+    async def run(
+        self, emit: Callable[[Interval], None], start: float | None = None
+    ) -> SessionEnd:
+        """Make the requests.
+
+        Args:
+            emit: called with each interval, and with the last one.
+            start: the moment of the clock at which the schedule begins; None for now.
+
+        Cancelling it ends every request at once.
+        """
+        plan, clock = self._plan, self._clock
+        self._start = start = clock() + _RUN_UP if start is None else start
+        probe = Probe(self._index, clock)
+        intervals = asyncio.create_task(self._emit_intervals(emit))
+        self._stop.on_request(self._loop.halt)
+        try:
+            probe.start()
+            await self._loop.run(start)
+            interrupted = self._stop.requested
+            await self._until_the_end_of_the_time()
+            health = probe.finish()
+            interrupted |= await self._drain()
+            intervals.cancel()
+            await asyncio.wait([intervals])
+            emit(self._take())
+            over = clock() if interrupted else start + plan.warmup + plan.measured
+            elapsed = max(over, self._recorder.last_end) - start - plan.warmup
+        finally:
+            probe.finish()
+            intervals.cancel()
+            await self._callers.cancel()
+        return SessionEnd(health, max(elapsed, 1e-9), interrupted, self._marks)
+
+    def mark(self, text: str) -> None:
+        """Put a mark on the time line."""
+        self._marks.append(Mark(self._clock() - self._start, text))
+
+    # Inside
+
+    def _share(self, whole: int) -> int:
+        """This process's part of a number, at least 1."""
+        part = whole // self._count + (self._index < whole % self._count)
+        return max(1, part)
+
+    async def _open_connections(self, target: Target) -> None:
+        """Open the connections of the pool, so that the first requests need not wait for them."""
+        assert self._client is not None
+        pool = self._client.pool
+        leases: list[Any] = []
+        try:
+            async with asyncio.timeout(self._plan.timeout):
+                leases.append(await pool.connect())
+                opened = await asyncio.gather(
+                    *(_leased(pool) for _ in range(pool.pool_size - 1)), return_exceptions=True
+                )
+                leases += [lease for lease in opened if not isinstance(lease, BaseException)]
+        except (OSError, PoolUnavailable, TimeoutError) as exc:
+            if not leases:
+                cause = exc.__cause__ or exc
+                raise TargetUnreachable(
+                    f"{target.url} can't be reached: {type(cause).__name__}: {cause}"
+                ) from exc
+        finally:
+            for lease in leases:
+                lease.close()
+
+    def _make_loop(self, target: Target | None, user_client: Any) -> None:
+        plan, recorder, clock = self._plan, self._recorder, self._clock
+        numbers = iter(range(2**62))
+
+        def new_context() -> Context:
+            return Context(
+                target=target,
+                pool=self._client.pool if self._client is not None else None,
+                client=user_client,
+                rng=Random(f"{plan.seed} {self._index} {next(numbers)}"),
+                clock=clock,
+                mark=self.mark,
+            )
+
+        self._callers = Callers(self._scenarios, new_context, recorder, clock, plan.timeout)
+        weights = [scenario.weight for scenario in self._scenarios]
+        if not plan.open:
+            self._loop = ClosedLoop(
+                self._callers,
+                recorder,
+                clock,
+                weights,
+                in_flight=self._share(plan.cap),
+                warmup=plan.warmup,
+                duration=plan.duration,
+                think=plan.think,
+            )
+            return
+        offsets = arrivals(
+            plan.schedule,
+            poisson=plan.arrivals == "poisson",
+            seed=plan.seed,
+            index=self._index,
+            count=self._count,
+        )
+        self._loop = OpenLoop(
+            self._callers,
+            recorder,
+            clock,
+            offsets,
+            choices(weights, seed=plan.seed + self._index, number=len(offsets)),
+            warmup=plan.warmup,
+            cap=self._share(plan.cap),
+            drop=plan.on_full == "drop",
+        )
+
+    async def _until_the_end_of_the_time(self) -> None:
+        """The last request of an open loop is due before its time is over."""
+        over = self._start + self._plan.warmup + self._plan.measured
+        stopped = asyncio.Event()
+        self._stop.on_request(stopped.set)
+        try:
+            async with asyncio.timeout(max(0.0, over - self._clock())):
+                await stopped.wait()
+        except TimeoutError:
+            pass
+
+    async def _drain(self) -> bool:
+        """Wait for the answers that are due; tell whether that was interrupted."""
+        draining = asyncio.create_task(self._loop.drain(self._plan.timeout + _HURRY))
+        hurry: list[asyncio.TimerHandle] = []
+        running = asyncio.get_running_loop()
+        self._stop.on_request(lambda: hurry.append(running.call_later(_HURRY, draining.cancel)))
+        try:
+            await asyncio.wait([draining])
+        finally:
+            draining.cancel()
+            for handle in hurry:
+                handle.cancel()
+        return self._stop.requested
+
+    async def _emit_intervals(self, emit: Callable[[Interval], None]) -> None:
+        """Fold a few times a second, and end an interval at each point of the time line."""
+        number = 1
+        point = self._plan.point
+        while True:
+            due = self._start + number * point
+            now = self._clock()
+            if now >= due:
+                emit(self._take())
+                number = int((now - self._start) / point) + 1
+            else:
+                self._recorder.fold()
+                await asyncio.sleep(min(_FOLD_EVERY, max(0.0, due - now)))
+
+    def _take(self) -> Interval:
+        return self._recorder.take(
+            self._clock() - self._start,
+            queued=self._loop.queued,
+            in_flight=self._callers.in_flight,
+            connections=self._client.pool.stats().size if self._client is not None else 0,
+        )
+
+
+async def _leased(pool: Any) -> Any:
+    return await pool.connect()

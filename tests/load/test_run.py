@@ -1,0 +1,94 @@
+"""Runs against real servers: what is counted, and what a user sees."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from load_kit import echo_process, echo_target, plan, run_load
+
+from pulsar_client import load
+
+pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
+
+
+async def test_l1_l4_an_open_loop_sends_its_schedule() -> None:
+    async with echo_target() as url:
+        result = await load.run(plan(url, rate=400))
+    counts = result.counts
+    assert counts.balanced
+    assert (counts.scheduled, counts.sent, counts.ok) == (200, 200, 200)
+    assert (counts.dropped, counts.queued, counts.in_flight) == (0, 0, 0)
+    assert result.loop == "open"
+    assert result.valid
+    assert abs(result.planned_rate - 400) < 1e-6
+
+
+async def test_l2_four_times_a_request() -> None:
+    async with echo_target() as url:
+        result = await load.run(plan(url, rate=200))
+    for metric in ("response", "service", "pool_wait", "lateness"):
+        assert result.histogram(metric).count == 100, metric
+    assert 1 <= result.histogram("connect").count <= 4
+    # From when it was due, from when it was dequeued, from when it was sent: each contains the
+    # one after it.
+    assert result.response.mean > result.service.mean
+    assert result.response.mean > result.histogram("pool_wait").mean
+
+
+async def test_l3_a_closed_loop_is_called_so() -> None:
+    async with echo_target() as url:
+        result = await load.run(plan(url, in_flight=3, duration=0.3))
+    assert result.counts.balanced
+    assert result.counts.scheduled == result.counts.sent == result.counts.ok > 10
+    assert result.as_json()["loop"] == "closed"
+    assert any(text.startswith("closed loop") for text in result.warnings)
+
+
+def test_l15_the_command_as_the_documentation_shows_it(tmp_path: Path) -> None:
+    with echo_process() as (url, _):
+        file = tmp_path / "run.json"
+        done = run_load(
+            *(url, "--protocol", "echo", "--rate", "1000", "--duration", "1"),
+            *("--connections", "10", "--json", str(file), "--threshold", "p99(response)<20s"),
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "open loop, constant arrivals, 1000/s for 1 s" in done.stdout
+    data = json.loads(file.read_text())
+    assert data["schema"] == "pulsar_client.load/1"
+    assert data["valid"] is True
+    assert data["requests"] == {
+        "scheduled": 1000,
+        "sent": 1000,
+        "dropped": 0,
+        "queued": 0,
+        "ok": 1000,
+        "error": 0,
+        "timeout": 0,
+        "in_flight": 0,
+    }
+    for name in ("response_time", "service_time"):
+        figures = data[name]
+        assert set(figures) == {
+            *("p50", "p90", "p95", "p99", "p99.9", "max", "mean", "count"),
+        }
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"]
+        assert figures["count"] == 1000
+
+
+async def test_a_result_can_be_read_again() -> None:
+    async with echo_target() as url:
+        result = await load.run(plan(url, rate=100), thresholds=["errors<1%"])
+    data = json.loads(json.dumps(result.as_json()))
+    again = load.Result.from_json(data)
+    assert again.as_json() == data
+    assert again.p(99) == result.p(99)
+
+
+async def test_a_cancelled_run_leaves_nothing_behind() -> None:
+    async with echo_target() as url:
+        task = asyncio.create_task(load.run(plan(url, rate=300, duration=30)))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
