@@ -63,14 +63,15 @@ def run_load(*arguments: str, lenient: bool = True) -> "subprocess.CompletedProc
 def echo_process() -> Iterator[tuple[str, int]]:
     """Run an echo server in a process of its own; give its URL and its pid."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "examples.echo.manage", "127.0.0.1:0"],
+        [sys.executable, "-m", "examples.echo.manage", "-b=127.0.0.1:0", "--concurrency=thread"],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stderr is not None
     try:
-        yield process.stderr.readline().split()[-1], process.pid
+        line = next(line for line in process.stderr if "listening on" in line)
+        yield line.split()[-1], process.pid
     finally:
         os.kill(process.pid, signal.SIGCONT)
         process.terminate()
