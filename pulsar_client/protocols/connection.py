@@ -5,6 +5,7 @@ module knows nothing of pools, of addresses, or of what the bytes mean.
 """
 
 import asyncio
+import select
 from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,8 @@ class Connection(ConsumerFeed):
     eof_grace: float = 30.0
 
     _eof_handle: asyncio.TimerHandle | None = None
+    # What looks at the socket; False if nothing can.
+    _poll: Any = None
 
     def __init__(
         self,
@@ -65,7 +68,20 @@ class Connection(ConsumerFeed):
             and not self._transport.is_closing()
             and self._transport.get_write_buffer_size() == 0
             and (self.parser is None or not getattr(self.parser, "pending", 0))
+            and not self._has_news()
         )
+
+    def _has_news(self) -> bool:
+        """The system has bytes of the peer, or its end of file, which the loop has not seen yet.
+
+        A server that ends sends its end of file right behind the last reply.  The task that gets
+        the reply runs before the loop looks at the socket again, and would write its next request
+        into the void (P16).
+        """
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = _poll_of(self._transport)
+        return poll is not False and bool(poll.poll(0))
 
     def info(self) -> dict[str, Any]:
         """What is known of this connection and its producer, for people to read."""
@@ -200,3 +216,14 @@ class Connection(ConsumerFeed):
                 self._after_request()
             if not self._paused:
                 self._release_reading(self._HOLD_THROTTLE)
+
+
+def _poll_of(transport: Any) -> Any:
+    """What tells whether the socket of a plain transport has something to read; else False."""
+    sock = transport.get_extra_info("socket")
+    # Over TLS there may be bytes that are nobody's: session tickets, say.
+    if sock is None or transport.get_extra_info("sslcontext") or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return poll

@@ -7,11 +7,17 @@ that listen, or of deadlines: whoever closes the server cuts what is left.
 """
 
 import asyncio
+import contextlib
 import select
+import socket
 from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["Farewell"]
+
+#: Seconds without a request after which a connection counts as idle: a client that is busy with
+#: it asks again sooner, and has the answer and the end of the connection together.
+_QUIET = 0.05
 
 
 class Farewell:
@@ -35,16 +41,18 @@ class Farewell:
         arrived = _with_bytes_waiting(protocols)
         for protocol in protocols:
             if protocol in arrived:
-                self._give_time(protocol)
+                _send_reply_and_end_together(protocol)
+                self._give_time(protocol, self._first_byte)
             else:
                 self.say(protocol)
 
     def say(self, protocol: Any) -> None:
         """Close a connection when its request is done."""
+        _send_reply_and_end_together(protocol)
         if getattr(protocol, "requests_processed", 1) == 0:
-            self._give_time(protocol)
+            self._give_time(protocol, self._first_byte)
         else:
-            _close_when_idle(protocol)
+            self._give_time(protocol, min(_QUIET, self._first_byte))
 
     def end(self) -> None:
         """Wait for nobody any more."""
@@ -52,15 +60,33 @@ class Farewell:
             timer.cancel()
         self._timers.clear()
 
-    def _give_time(self, protocol: Any) -> None:
+    def _give_time(self, protocol: Any, seconds: float) -> None:
         close_after_request = getattr(protocol, "close_after_request", None)
         if close_after_request is not None:
             close_after_request()
-        self._timers.append(self._loop.call_later(self._first_byte, _close_when_idle, protocol))
+        self._timers.append(self._loop.call_later(seconds, _close_when_idle, protocol))
+
+
+def _send_reply_and_end_together(protocol: Any) -> None:
+    """Let the last reply leave with the end of the connection behind it, in one packet.
+
+    A client that asks without a pause would have sent its next request before it could know.
+    """
+    sock = getattr(protocol, "sock", None)
+    transport = getattr(protocol, "transport", None)
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    if transport is None or transport.get_extra_info("sslcontext") is not None:
+        return  # what says goodbye in TLS needs an answer before the end
+    if hasattr(socket, "TCP_CORK"):
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
 
 
 def _close_when_idle(protocol: Any) -> None:
     """Close a connection when its request is done; one without requests, at once."""
+    if hasattr(protocol, "close_after_request") and _with_bytes_waiting((protocol,)):
+        return  # a request has just come: the connection is closed when that is done
     close = getattr(protocol, "close_when_idle", None) or protocol.close
     close()
 
