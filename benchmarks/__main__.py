@@ -102,6 +102,7 @@ def versions() -> dict[str, str]:
         "uvloop",
         "psycopg-pool",
         "asyncio-connection-pool",
+        "SQLAlchemy",
         "asyncpg",
     ):
         try:

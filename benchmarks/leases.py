@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.bare import QueuePool
 from benchmarks.pairing import Case, Goal, Side, Slice
-from benchmarks.peers import PEERS, missing
+from benchmarks.peers import open_peers
 from pulsar_client import Connection, Pool
 
 __all__ = ["f1", "f2", "f3"]
@@ -97,17 +97,8 @@ async def f1(loop: str, operations: int) -> AsyncIterator[list[Case]]:
             },
             goals={"bare queue": Goal(1.5, at_most=True)},
         )
-        for name, (module, make) in PEERS.items():
-            lease: Lease | None = None
-            why = missing(module)
-            if why is None:
-                try:
-                    lease = await stack.enter_async_context(make(SIZE))
-                except Exception as exc:
-                    why = f"can't be run without a database: {exc!r}"
-            if lease is None:
-                case.notes.append(f"F1 without {name}: {why}")
-                continue
+        peers = await stack.enter_async_context(open_peers(SIZE, case.notes, "F1"))
+        for name, lease in peers.items():
             case.sides[name] = lease_and_release(lease, max(1, operations // 10))
             case.goals[name] = Goal(4.0, at_most=False)
         connect = await stack.enter_async_context(real_connections())
@@ -180,7 +171,8 @@ async def fairness(lease: Lease, operations: int) -> str:
 @asynccontextmanager
 async def f2(loop: str, operations: int) -> AsyncIterator[list[Case]]:
     """100 tasks on 10 connections, one loop turn held; and who gets how much."""
-    async with filled(plain, SIZE) as pool:
+    notes: list[str] = []
+    async with filled(plain, SIZE) as pool, open_peers(SIZE, notes, "F2") as peers:
         queue = QueuePool([Plain() for _ in range(SIZE)])
         fair = await fairness(pool.connect, 10 * operations)
         unfair = await fairness(queue.lease, 10 * operations)
@@ -195,9 +187,31 @@ async def f2(loop: str, operations: int) -> AsyncIterator[list[Case]]:
                     "bare queue": contend(queue.lease, 100, operations),
                 },
                 goals={"bare queue": Goal(1.3, at_most=True)},
-                notes=[f"F2 fairness ({loop}): Pool {fair}; bare queue {unfair}"],
-            )
+                notes=[*notes, f"F2 fairness ({loop}): Pool {fair}; bare queue {unfair}"],
+            ),
+            *(
+                _beside("F2", name, lease, pool, loop, 100, operations)
+                for name, lease in peers.items()
+            ),
         ]
+
+
+def _beside(
+    goal: str, name: str, lease: Lease, pool: Pool, loop: str, tasks: int, operations: int
+) -> Case:
+    """Another pool at the same work: shown, there is no goal."""
+    return Case(
+        goal,
+        f"{tasks:,} tasks on {SIZE} connections",
+        loop,
+        "Pool",
+        sides={
+            "Pool": contend(pool.connect, tasks, operations),
+            name: contend(lease, tasks, max(tasks * 12 // 10, operations // 10)),
+        },
+        goals={name: None},
+        costs=False,
+    )
 
 
 @asynccontextmanager
@@ -209,6 +223,8 @@ async def f3(loop: str, operations: int) -> AsyncIterator[list[Case]]:
         many = await stack.enter_async_context(filled(plain, 1000))
         queue = QueuePool([Plain() for _ in range(SIZE)])
         crowd = max(20_000, operations)
+        notes: list[str] = []
+        peers = await stack.enter_async_context(open_peers(SIZE, notes, "F3"))
         yield [
             Case(
                 "F3",
@@ -242,5 +258,10 @@ async def f3(loop: str, operations: int) -> AsyncIterator[list[Case]]:
                     "10 connections": lease_and_release(few.connect, operations),
                 },
                 goals={"10 connections": Goal(2.0, at_most=True)},
+                notes=notes,
+            ),
+            *(
+                _beside("F3", name, lease, busy, loop, SIZE + 10_000, crowd)
+                for name, lease in peers.items()
             ),
         ]

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["PEERS", "missing"]
+__all__ = ["PEERS", "missing", "open_peers"]
 
 Lease = Callable[[], AbstractAsyncContextManager[Any]]
 
@@ -116,10 +116,52 @@ async def asyncpg(size: int) -> AsyncIterator[Lease]:
         await pool.close()
 
 
+class _Checkout:
+    """One lease of SQLAlchemy's pool: its code is synchronous, and waits by way of greenlets."""
+
+    __slots__ = ("connection", "pool", "spawn")
+
+    def __init__(self, pool: Any, spawn: Any) -> None:
+        self.pool = pool
+        self.spawn = spawn
+
+    async def __aenter__(self) -> Any:
+        self.connection = await self.spawn(self.pool.connect)
+        return self.connection
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.spawn(self.connection.close)
+
+
+@asynccontextmanager
+async def sqlalchemy(size: int) -> AsyncIterator[Lease]:
+    """The pool of SQLAlchemy's AsyncEngine, alone: without a reset at the release, that is I/O."""
+    pools: Any = importlib.import_module("sqlalchemy.pool")
+    greenlets: Any = importlib.import_module("sqlalchemy.util.concurrency")
+
+    class FakeConnection:
+        def rollback(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    pool = pools.AsyncAdaptedQueuePool(
+        FakeConnection, pool_size=size, max_overflow=0, timeout=600, reset_on_return=None
+    )
+    spawn = greenlets.greenlet_spawn
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(size):
+            await stack.enter_async_context(_Checkout(pool, spawn))
+    try:
+        yield lambda: _Checkout(pool, spawn)
+    finally:
+        await spawn(pool.dispose)
+
+
 #: Name, the module it needs, and how to make it.
 PEERS: dict[str, tuple[str, Callable[[int], AbstractAsyncContextManager[Lease]]]] = {
     "psycopg_pool": ("psycopg_pool", psycopg_pool),
     "asyncio-connection-pool": ("asyncio_connection_pool", asyncio_connection_pool),
+    "SQLAlchemy": ("sqlalchemy.ext.asyncio", sqlalchemy),
     "asyncpg.Pool": ("asyncpg", asyncpg),
 }
 
@@ -131,3 +173,20 @@ def missing(module: str) -> str | None:
     except ImportError as exc:
         return f"{type(exc).__name__}: {str(exc).splitlines()[0]}"
     return None
+
+
+@asynccontextmanager
+async def open_peers(size: int, notes: list[str], goal: str) -> AsyncIterator[dict[str, Lease]]:
+    """How to lease from each of the other pools that can run here; why one can't is noted."""
+    async with contextlib.AsyncExitStack() as stack:
+        leases: dict[str, Lease] = {}
+        for name, (module, make) in PEERS.items():
+            why = missing(module)
+            if why is None:
+                try:
+                    leases[name] = await stack.enter_async_context(make(size))
+                except Exception as exc:
+                    why = f"can't be run without a database: {exc!r}"
+            if why is not None:
+                notes.append(f"{goal} without {name}: {why}")
+        yield leases
