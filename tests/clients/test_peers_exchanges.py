@@ -410,7 +410,8 @@ async def test_an_identity_is_not_shared(
     server = TcpServer(partial(Connection, Line), address=("127.0.0.1", 0))
     await server.start_serving(sslcontext=server_ssl)
     async with server, Named(server.address, "localhost") as right:
-        await (await right.pool.connect()).connection.event("connection_made")
+        async with right.pool.connect() as lease:
+            assert not lease.closed
         async with Named(server.address, "other.example") as wrong:
             with pytest.raises(PoolUnavailable, match="Hostname mismatch"):
                 await wrong.pool.connect()
