@@ -95,8 +95,11 @@ async def perform(
             repeated()
         connection = begun = None
         try:
-            left = {} if deadline is None else {"timeout": max(0.0, deadline - _now())}
-            async with pool.connect(**left) as lease:
+            if deadline is None:
+                leasing = pool.connect()
+            else:
+                leasing = pool.connect(timeout=max(0.0, deadline - _now()))
+            async with leasing as lease:
                 connection = lease.connection
                 begun = getattr(connection, "requests_processed", None)
                 if deadline is None:
