@@ -24,13 +24,13 @@ class Closer:
     Args:
         ledger: the book of the pool.
         owner: what log lines call the pool; only its ``repr`` is used.
-        slot_freed: called when a connection is gone.
+        gone: called when a connection is gone, with its entry.
     """
 
-    def __init__(self, ledger: Ledger, *, owner: object, slot_freed: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, *, owner: object, gone: Callable[[Entry], None]) -> None:
         self._ledger = ledger
         self._owner = owner
-        self._slot_freed = slot_freed
+        self._tell = gone
         self._tasks: set[asyncio.Task[None]] = set()
         # Set when nothing may take its time any more.
         self._hurry: asyncio.Future[None] | None = None
@@ -105,7 +105,7 @@ class Closer:
 
     def _gone(self, entry: Entry) -> None:
         self._ledger.end_close(entry)
-        self._slot_freed()
+        self._tell(entry)
 
 
 def _drop(ending: object) -> None:

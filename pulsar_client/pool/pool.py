@@ -1,69 +1,38 @@
-"""The pool: carries out, on the event loop, what the ledger decides.
+"""The pool: what its users see of it, and its beginning and end.
 
-It needs of a connection ``closed`` and ``close()``, and uses where present ``is_reusable``,
-``abort()``, an awaitable that ``close()`` returns, and ``add_closing_callback`` (called when the
-connection stops being usable).  It knows no protocol, no transport and no address.
+What happens to single connections is in ``leases``, every decision in ``ledger``.
 """
 
 import asyncio
 import logging
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from math import inf
+from types import MappingProxyType
 from typing import Any, Self
 
+from tenacity import AsyncRetrying
+
 from pulsar_client.durations import check_seconds
-from pulsar_client.events import OneTime
-from pulsar_client.exceptions import PoolClosed, PoolError, PoolTimeout
-from pulsar_client.pool.closer import Closer
-from pulsar_client.pool.dialler import Dialler, fail
-from pulsar_client.pool.ledger import IDLE, LEASED, Entry, Ledger
-from pulsar_client.pool.pool_connection import PoolConnection
+from pulsar_client.events import Event, EventHandler, OneTime
+from pulsar_client.exceptions import PoolClosed
+from pulsar_client.pool.dialler import fail
+from pulsar_client.pool.leases import Leases
+from pulsar_client.pool.ledger import IDLE, LEASED
+from pulsar_client.pool.options import Action, PoolOptions, check_count, check_floor
+from pulsar_client.pool.request import DEFAULT, ExclusiveRequest, Request
+from pulsar_client.pool.shared_leases import SharedLeases
 from pulsar_client.pool.stats import PoolStats
 
 __all__ = ["Pool"]
 
 _logger = logging.getLogger("pulsar_client.pool")
-_DEFAULT: Any = object()
 
 #: Seconds that cancelled dials may take to end when the time-out of close() has passed.
 _DIAL_GRACE = 0.25
-#: Seconds by which a deadline may be missed when very many callers wait.
-_EXPIRY_PAUSE = 0.04
 
 
-class _Request(PoolConnection):
-    """What ``pool.connect()`` returns: await it or enter it, and it is the lease.
-
-    One object for both: making two costs an eighth of a whole lease.
-    """
-
-    __slots__ = ("_timeout",)
-
-    def __init__(self, pool: "Pool", timeout: float | None) -> None:
-        self.pool = pool
-        self._timeout = timeout
-        self._entry = None
-        self._kept = False
-
-    def __await__(self) -> Generator[Any, None, PoolConnection]:
-        return self.__aenter__().__await__()
-
-    async def __aenter__(self) -> Self:
-        if self._entry is None:
-            pool: Pool = self.pool
-            entry = pool._lease_now()
-            if entry is None:
-                entry = await pool._lease_later(self._timeout)
-                if self._entry is not None:
-                    pool.give_back(entry, False, False)
-                    raise RuntimeError(f"{self!r} was awaited by two tasks: call connect() twice")
-            self._entry = entry
-            self.connection = entry.connection
-        return self
-
-
-class Pool:
+class Pool(EventHandler):
     """A pool of open connections, for one event loop.
 
     Args:
@@ -73,11 +42,53 @@ class Pool:
         loop: the event loop; None for the one that runs at the first lease.
         timeout: seconds that a lease may take, all included; None for no limit.
         name: what errors, log lines and ``repr`` call the pool; the creator's name by default.
+        min_size: connections that are kept open without being asked for, from the moment the pool
+            is made if a loop runs, else from its first use.
+        max_waiting: callers that may wait for a connection; one more gets
+            :class:`~pulsar_client.PoolOverloaded`.  Those for whom a connection is being opened
+            don't count.  None for no bound, 0 so that nobody waits.
+        max_idle: seconds after which an idle connection is closed, unless ``min_size`` needs it.
+        max_age: seconds that a connection is used, less up to a quarter of that, so that
+            connections born together do not die together.  No lease begins on an older one.
+            Where ``min_size`` needs it, its successor is opened first.
+        max_uses: leases after which a connection is closed.
+        lifo: lease the connection that was released last (the others become idle); False for the
+            one released first (all are kept in use).
+        max_dialling: connections that are opened at the same time, 8 by default.
+        check: coroutine function ``check(connection)``, run by the caller before each lease but
+            the first of a connection; one that returns False or raises has the connection closed,
+            and the next one is tried.  It counts against the caller's time-out.  A lease with
+            ``timeout=0`` goes without.
+        reset: coroutine function ``reset(connection)``, run by the pool after each lease, for 5 s
+            at most; one that raises has the connection closed.  It does not delay the release.
+        on_connect: coroutine function ``on_connect(connection)``, run once a connection, before
+            anybody has it; one that raises is a failed dial.
+        retry: a ``tenacity.AsyncRetrying``: how often a dial is attempted, within its deadline,
+            before it has failed.  Once by default.
+        leak_after: seconds after which a lease is reported in the log, with the stack that took it
+            and where its task stands.
+        share: tasks that may use one connection at once; for connections with ``pipeline=N``.
+        queue_target: seconds of waiting that are acceptable.  When nobody waited less for a whole
+            ``queue_interval``, those who waited longer are turned away with
+            :class:`~pulsar_client.PoolOverloaded`, instead of being served too late; only while
+            nothing is idle, and never the last in the queue.  None, the default, turns nobody
+            away.
+        queue_interval: seconds, see ``queue_target``.
 
     Raises:
-        TypeError: ``creator`` is not callable.
-        ValueError: ``pool_size`` is below 1 or ``timeout`` is negative.
+        TypeError: ``creator`` is not callable, or an option has the wrong type.
+        ValueError: an option is out of range; the message names it.
+
+    Events (many times, called as ``callback(pool, exc=None, connection=..., **kw)``):
+        ``on_open`` with ``duration`` (seconds) and ``cause``: ``demand`` or ``min_size``.
+        ``on_close`` with ``cause``: ``lost`` (by the peer or its user), ``unusable`` (not fit for
+        the next user), ``discarded``, ``detached``, ``idle``, ``age``, ``uses``, ``expired``,
+        ``resize``, ``check``, ``reset``, ``on_connect``, ``leaked``, ``pool closed``, ``aborted``.
+        ``on_lease`` with ``duration``: how long the caller waited.
+        ``on_release`` with ``duration``: how long the lease was held.
     """
+
+    MANY_TIMES_EVENTS = ("on_open", "on_close", "on_lease", "on_release")
 
     def __init__(
         self,
@@ -87,45 +98,71 @@ class Pool:
         timeout: float | None = 30.0,
         *,
         name: str | None = None,
+        min_size: int = 0,
+        max_waiting: int | None = None,
+        max_idle: float | None = None,
+        max_age: float | None = None,
+        max_uses: int | None = None,
+        lifo: bool = True,
+        max_dialling: int | None = None,
+        check: Action | None = None,
+        reset: Action | None = None,
+        on_connect: Action | None = None,
+        retry: AsyncRetrying | None = None,
+        leak_after: float | None = None,
+        share: int = 1,
+        queue_target: float | None = None,
+        queue_interval: float = 0.1,
     ) -> None:
+        super().__init__(loop)
         if not callable(creator):
             raise TypeError(
                 f"creator is {creator!r}, expected a callable that returns an awaitable connection"
             )
-        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
-            raise ValueError(f"pool_size is {pool_size!r}, expected an int >= 1")
-        if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
-            raise TypeError(f"loop is {loop!r}, expected an asyncio event loop or None")
-        check_seconds("timeout", timeout)
-        self.name = name or getattr(creator, "__qualname__", None) or type(creator).__name__
-        self._timeout = timeout
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wanted_loop = loop
-        self._expiry_handle: asyncio.TimerHandle | None = None
-        self._next_expiry = inf
-        self._ledger = Ledger(pool_size)
-        self._dialler = Dialler(
-            self._ledger,
-            creator,
-            owner=self,
-            opened=self._opened,
-            slot_freed=self._slot_freed,
+        self._options = PoolOptions(
+            pool_size=pool_size,
+            timeout=timeout,
+            min_size=min_size,
+            max_waiting=max_waiting,
+            max_idle=max_idle,
+            max_age=max_age,
+            max_uses=max_uses,
+            lifo=lifo,
+            max_dialling=max_dialling,
+            share=share,
+            check=check,
+            reset=reset,
+            on_connect=on_connect,
+            retry=retry,
+            leak_after=leak_after,
+            queue_target=queue_target,
+            queue_interval=queue_interval,
         )
-        self._closer = Closer(self._ledger, owner=self, slot_freed=self._slot_freed)
-        self._timeouts = 0
+        self.name = name or getattr(creator, "__qualname__", None) or type(creator).__name__
+        kind = Leases if share == 1 else SharedLeases
+        self._leases = kind(
+            self,
+            creator,
+            self._options,
+            wanted_loop=loop,
+            all_gone=self._check_all_closed,
+        )
+        self._ledger = self._leases.ledger
         self._all_closed = OneTime("closed", logger=_logger)
         self._abort_handle: asyncio.TimerHandle | None = None
         self._abort_at = inf
+        if min_size:
+            self._begin()
 
     def __repr__(self) -> str:
         ledger = self._ledger
         state = ("closed" if self._all_closed.done() else "closing") if self.closed else "open"
-        parts = [f"{ledger.leased} in use", f"{len(ledger.idle)} available"]
+        parts = [f"{ledger.leased} in use", f"{ledger.available} available"]
         if ledger.dialling:
             parts.append(f"{ledger.dialling} dialling")
         if ledger.closing:
             parts.append(f"{ledger.closing} closing")
-        parts.append(f"{len(ledger.waiters)} waiting")
+        parts.append(f"{ledger.waiting} waiting")
         return f"<Pool {self.name!r} {state}: {', '.join(parts)}>"
 
     def __contains__(self, connection: object) -> bool:
@@ -141,11 +178,11 @@ class Pool:
     @property
     def available(self) -> int:
         """How many connections are idle."""
-        return len(self._ledger.idle)
+        return self._ledger.available
 
     @property
     def in_use(self) -> int:
-        """How many connections are leased."""
+        """How many connections are leased, or being reset after a lease."""
         return self._ledger.leased
 
     @property
@@ -153,34 +190,58 @@ class Pool:
         """True once :meth:`close` was called."""
         return self._ledger.closed
 
+    def event(self, name: str) -> Event | OneTime | None:
+        """The event of that name, or None if this object has no such event."""
+        event = super().event(name)
+        if event is not None:
+            self._leases.observed = True
+        return event
+
     def stats(self) -> PoolStats:
         """The numbers of this moment."""
         ledger = self._ledger
+        leases = self._leases
+        leases.collect_lost()
         return PoolStats(
+            name=self.name,
             pool_size=ledger.max_size,
+            min_size=ledger.floor,
             size=ledger.size,
-            available=len(ledger.idle),
+            available=ledger.available,
             in_use=ledger.leased,
             dialling=ledger.dialling,
             closing=ledger.closing,
-            waiting=len(ledger.waiters),
+            waiting=ledger.waiting,
             leases=ledger.leases,
+            waits=leases.waits,
             opened=ledger.opened,
             closed=ledger.retired,
-            timeouts=self._timeouts,
+            timeouts=leases.timeouts,
+            overloads=leases.waiting.overloads,
+            failed_dials=leases.dialler.failures,
+            leaked=leases.leaked,
+            opened_by=MappingProxyType(dict(leases.opened_by)),
+            closed_by=MappingProxyType(dict(leases.closed_by)),
+            wait_time=leases.wait_times.summary(ledger.leases),
+            dial_time=leases.dialler.times.summary(),
+            use_time=leases.use_times.summary(),
         )
 
     # Leases
 
-    def connect(self, *, timeout: float | None = _DEFAULT) -> _Request:
+    def connect(self, *, timeout: float | None = DEFAULT, exclusive: bool = False) -> Request:
         """Lease a connection: ``async with pool.connect() as conn`` or ``await pool.connect()``.
 
         An idle connection is leased at once; otherwise the caller waits, in order, for whatever
         comes first: a released connection or a new one.
 
         Args:
-            timeout: seconds for all of it, queue and dial; the pool's by default, None for no
-                limit, 0 for "an idle connection or nothing".
+            timeout: seconds for all of it: queue, dial, ``on_connect`` and ``check``; the pool's
+                by default, None for no limit, 0 for "an idle connection or nothing".
+            exclusive: in a pool that shares connections (``share``), get one alone, after what is
+                in flight on it has finished; for exchanges that block, subscriptions and
+                transactions.  All but one of the connections may be leased so at once (I33).  In
+                any other pool every lease is exclusive.
 
         Returns:
             An awaitable and asynchronous context manager that gives a :class:`PoolConnection`.
@@ -188,186 +249,75 @@ class Pool:
         Raises (when awaited or entered):
             PoolTimeout: the time has passed.
             PoolUnavailable: a connection could not be opened; the cause is attached.
+            PoolOverloaded: too many wait, or have waited too long.
             PoolClosed: the pool is closed.
-            RuntimeError: the pool belongs to another event loop.
+            RuntimeError: the pool belongs to another event loop, or to the process that this one
+                was forked from.
             ValueError: ``timeout`` is negative.
 
         Cancelling it never loses a connection: one that was handed over goes to the next in the
         queue, a dial under way goes on for whoever waits, or for later.
         """
-        if timeout is _DEFAULT:
-            timeout = self._timeout
-        else:
+        if timeout is not DEFAULT:
             check_seconds("timeout", timeout)
-        return _Request(self, timeout)
+        if exclusive:
+            return ExclusiveRequest(self, timeout)
+        return Request(self, timeout)
 
-    def _lease_now(self) -> Entry | None:
-        """Lease an idle connection, evicting those that turn out to be dead."""
-        # No await below: whoever finds a connection idle has it (I8).
-        if get_running_loop() is not self._loop:
-            self._bind_loop()
-        while True:
-            entry = self._ledger.take_idle()
-            if entry is None:
-                return None
-            try:
-                if not entry.connection.closed:
-                    return entry
-            except Exception:
-                _logger.exception("%r: can't tell whether %r is closed", self, entry.connection)
-            self._retire(entry)
+    # The connections as a whole
 
-    async def _lease_later(self, timeout: float | None) -> Entry:
-        """Wait for a connection: released by another, or dialled."""
-        ledger = self._ledger
-        if timeout == 0 and not ledger.closed:
-            raise self._timed_out(0.0)
-        loop = get_running_loop()
-        started = loop.time()
-        deadline = inf if timeout is None else started + timeout
-        first = False
-        while True:
-            if ledger.closed:
-                raise PoolClosed(f"{self!r} gives no more leases")
-            waiter: asyncio.Future[Entry | None] = loop.create_future()
-            if ledger.wait(waiter, deadline, first=first):
-                self._dialler.start(loop)
-            if deadline < self._next_expiry:
-                self._arm_expiry(deadline)
-            try:
-                entry = await waiter
-            except BaseException:
-                # Cancelled or failed.  What was handed over goes to the next (I6).
-                ledger.leave(waiter)
-                if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    entry = waiter.result()
-                    if entry is not None:
-                        self.give_back(entry, False, False)
-                raise
-            if entry is None:
-                raise self._timed_out(loop.time() - started)
-            if entry.state == LEASED:
-                return entry
-            # It died on the way.  Another may have come back (I10); else to the head of the queue.
-            entry = self._lease_now()
-            if entry is not None:
-                return entry
-            first = True
+    def resize(self, pool_size: int) -> None:
+        """Change how many connections may exist at once.
 
-    def _arm_expiry(self, when: float) -> None:
-        # One timer for all who wait: one for each would cost more than the rest of the wait.
-        assert self._loop is not None
-        if self._expiry_handle is not None:
-            self._expiry_handle.cancel()
-        self._next_expiry = when
-        self._expiry_handle = self._loop.call_at(when, self._expire)
-
-    def _expire(self) -> None:
-        """End the waits whose deadline has passed."""
-        assert self._loop is not None
-        self._expiry_handle = None
-        self._next_expiry = inf
-        late, earliest = self._ledger.late(self._loop.time())
-        for waiter in late:
-            if not waiter.done():
-                waiter.set_result(None)
-        if earliest < inf:
-            # Looking at n waiters takes time: not again at once for each deadline of many.
-            pause = min(_EXPIRY_PAUSE, 2e-6 * len(self._ledger.waiters))
-            self._arm_expiry(max(earliest, self._loop.time() + pause))
-
-    def _timed_out(self, waited: float) -> PoolError:
-        self._timeouts += 1
-        error = PoolTimeout(f"{self!r}: no connection within {waited:.3g} s")
-        return self._dialler.explain(error, get_running_loop().time())
-
-    # What a lease calls
-
-    def entry_of(self, connection: Any) -> Entry:
-        """The entry of a connection, for a lease.
+        Surplus idle connections are closed at once, leased ones when they are released.
 
         Raises:
-            ValueError: it is not a connection of this pool.
+            ValueError: it is less than 1, or less than ``min_size``.
         """
-        entry = self._ledger.entries.get(id(connection))
-        if entry is None:
-            raise ValueError(f"{connection!r} is not a connection of {self!r}")
-        return entry
+        check_count("pool_size", pool_size, 1)
+        check_floor(self._options.min_size, pool_size)
+        self._leases.check_loop()
+        ledger = self._ledger
+        ledger.max_size = pool_size
+        self._leases.plain = False
+        for entry in ledger.idle:
+            if len(ledger.entries) - ledger.closing <= pool_size:
+                break
+            self._leases.retire(entry, "resize")
+        self._leases.start_dials()
 
-    def give_back(self, entry: Entry, discard: bool, failed: bool) -> None:
-        """End a lease: put the connection back if the next user can trust it, else close it."""
-        # No await, and nothing that can raise: a release can't fail (I13).
-        if entry.state != LEASED:
-            return  # it died during the lease and is gone or going
-        connection = entry.connection
+    def expire(self, condition: Callable[[Any], bool] | None = None) -> int:
+        """Replace connections: idle ones are closed now, leased ones when they are released.
+
+        For changed credentials, a failover, an address that is gone.  Idle connections that
+        ``min_size`` needs are closed when their successors are open; until then nobody gets them.
+
+        Args:
+            condition: called with each connection, True to replace it; None for all.
+
+        Returns:
+            How many are replaced.
+        """
+        self._leases.check_loop()
+        now = self._leases.time() if self._leases.loop is not None else 0.0
+        expired = 0
+        self._leases.plain = False
+        for entry in tuple(self._ledger.entries.values()):
+            if entry.state in (IDLE, LEASED) and (
+                condition is None or condition(entry.connection)
+            ):
+                entry.dies_at = min(entry.dies_at, now)
+                entry.cause = "expired"
+                expired += 1
+        self._leases.maintenance.look()
+        return expired
+
+    def _begin(self) -> None:
+        """Open the connections that are kept, if a loop runs."""
         try:
-            if entry.judges_itself:
-                usable = not discard and connection.is_reusable
-            else:
-                usable = not discard and not failed and not connection.closed
-        except Exception:
-            _logger.exception("%r: can't tell whether %r is usable", self, connection)
-            usable = False
-        if usable and not self._ledger.closed:
-            self._ledger.hand_over(entry)
-        else:
-            self._retire(entry)
-
-    def let_go(self, entry: Entry) -> None:
-        """End a lease and forget its connection: it is the caller's own."""
-        if entry.state == LEASED:
-            self._ledger.detach(entry)
-            try:
-                unwatch = getattr(entry.connection, "remove_closing_callback", None)
-                if unwatch is not None:
-                    unwatch(self._on_closing)
-            finally:
-                self._slot_freed()
-
-    # New connections
-
-    def _opened(self, entry: Entry) -> None:
-        """A new connection: to the first who waits, or idle."""
-        try:
-            watch = getattr(entry.connection, "add_closing_callback", None)
-            if watch is not None:
-                watch(self._on_closing)
-        except Exception:
-            _logger.exception("%r: can't watch %r", self, entry.connection)
-            self._retire(entry)
-        if entry.state != LEASED:
-            return
-        # Not asked whether it is reusable: nobody has used it yet.
-        if self._ledger.closed:
-            self._retire(entry)
-        else:
-            self._ledger.hand_over(entry)
-
-    # The end of connections
-
-    def _on_closing(self, connection: Any) -> None:
-        """A connection stopped being usable, idle or leased; its slot comes free with its end."""
-        entry = self._ledger.entries.get(id(connection))
-        if entry is not None and entry.state in (IDLE, LEASED):
-            # In this very turn (I18); its close() follows outside of its own call.
-            self._ledger.begin_close(entry)
-            assert self._loop is not None
-            self._loop.call_soon(self._closer.close, entry, self._loop)
-
-    def _retire(self, entry: Entry) -> None:
-        """Close a connection and free its slot when it is gone."""
-        assert self._loop is not None
-        if entry.state in (IDLE, LEASED):  # else asking it how it is was its end
-            self._ledger.begin_close(entry)
-            self._closer.close(entry, self._loop)
-
-    def _slot_freed(self) -> None:
-        """Some waiter gets its turn now (I5); a closed pool may be done."""
-        if self._ledger.closed:
-            self._check_all_closed()
-        else:
-            assert self._loop is not None
-            self._dialler.start(self._loop)
+            self._leases.bind_loop()
+        except RuntimeError:
+            pass  # none does, or another one: at the first use, then
 
     # The end of the pool
 
@@ -390,25 +340,34 @@ class Pool:
             RuntimeError: the pool belongs to another event loop that runs elsewhere.
         """
         check_seconds("timeout", timeout)
-        self._check_loop()
+        leases = self._leases
+        leases.check_loop()
         if not self._ledger.closed:
             self._ledger.closed = True
+            leases.plain = False
             for waiter in self._ledger.leave_all():
                 fail(waiter, PoolClosed(f"{self!r} was closed while this caller waited"))
-            self._dialler.cancel()
-            for entry in tuple(self._ledger.idle):
-                self._retire(entry)
+            leases.waiting.stop()
+            leases.maintenance.stop()
+            leases.dialler.cancel()
+            leases.resets.cancel()
+            leases.collect_lost()
+            for entry in self._ledger.idle:
+                leases.retire(entry, "pool closed")
         self._check_all_closed()
-        if timeout is not None and self._loop is not None and not self._all_closed.done():
-            deadline = self._loop.time() + timeout
+        loop = leases.loop
+        if timeout is not None and loop is not None and not self._all_closed.done():
+            deadline = loop.time() + timeout
             if deadline < self._abort_at:
                 if self._abort_handle is not None:
                     self._abort_handle.cancel()
                 self._abort_at = deadline
-                self._abort_handle = self._loop.call_at(deadline, self._abort_all)
+                self._abort_handle = loop.call_at(deadline, self._abort_all)
         return self._all_closed
 
     async def __aenter__(self) -> Self:
+        if get_running_loop() is not self._leases.loop:
+            self._leases.bind_loop()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -416,35 +375,17 @@ class Pool:
 
     def _abort_all(self) -> None:
         """The time-out of close(): whatever is left is cut."""
-        assert self._loop is not None
-        self._closer.hurry()
-        self._abort_handle = self._loop.call_later(_DIAL_GRACE, self._dialler.abandon)
+        leases = self._leases
+        assert leases.loop is not None
+        leases.closer.hurry()
+        self._abort_handle = leases.loop.call_later(_DIAL_GRACE, leases.dialler.abandon)
         for entry in tuple(self._ledger.entries.values()):
             if entry.state == LEASED:
-                self._closer.abort(entry.connection)
-                self._retire(entry)
+                leases.closer.abort(entry.connection)
+                leases.retire(entry, "aborted")
 
     def _check_all_closed(self) -> None:
         if self._ledger.size == 0 and not self._all_closed.fired():
             if self._abort_handle is not None:
                 self._abort_handle.cancel()
-            if self._expiry_handle is not None:
-                self._expiry_handle.cancel()
             self._all_closed.fire(None)
-
-    # The loop
-
-    def _bind_loop(self) -> None:
-        self._check_loop()
-        self._loop = get_running_loop()
-
-    def _check_loop(self) -> None:
-        mine = self._loop or self._wanted_loop
-        try:
-            running = get_running_loop()
-        except RuntimeError:
-            return  # between two runs of the loop
-        if mine is not None and mine is not running:
-            raise RuntimeError(
-                f"{self!r} belongs to another event loop: make one pool for each loop"
-            )

@@ -187,9 +187,10 @@ async def test_the_end_of_the_pool_while_none_is_closing() -> None:
     loop = asyncio.get_running_loop()
     source = Source(gated(Gate.NEVER, Stubborn))
     pool = Pool(source, 1)
-    await pool.connect()
+    lease = await pool.connect()
     await pool.close(0)
     assert loop.time() == pytest.approx(1.0)
+    assert lease.close() is source.made[0]
     at_rest(pool)
 
 

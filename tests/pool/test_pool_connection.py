@@ -387,8 +387,8 @@ async def test_a_lease_whose_connection_died_is_released_quietly() -> None:
     await pool.close()
 
 
-def test_nothing_happens_when_a_lease_is_collected() -> None:
-    """I30: no task, no I/O."""
+def test_a_lease_that_is_collected() -> None:
+    """I30: one warning that says where it was taken; no task, no I/O; its slot comes back."""
     source = Source()
 
     @functools.partial(virtual)
@@ -396,10 +396,18 @@ def test_nothing_happens_when_a_lease_is_collected() -> None:
         pool = Pool(source, 1)
         lease = await pool.connect()
         before = asyncio.all_tasks()
-        del lease
-        gc.collect()
+        with pytest.warns(ResourceWarning, match=r"it was taken at .*test_pool_connection") as info:
+            del lease
+            gc.collect()
+        assert len(info) == 1
+        assert "in test_a_lease_that_is_collected.<locals>.main" in str(info[0].message)
         assert asyncio.all_tasks() == before
         assert source.made[0].close_calls == 0
+        async with pool.connect() as lease:  # one slot: it must be free again
+            assert lease.connection is source.made[1]
+        assert source.made[0].close_calls == 1
+        stats = pool.stats()
+        assert (stats.leaked, stats.closed_by["leaked"]) == (1, 1)
         await pool.close(0)
 
     main()

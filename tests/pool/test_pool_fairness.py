@@ -72,22 +72,22 @@ async def test_no_wait_is_longer_than_its_share(tasks: int, size: int, detaches:
     pool = Pool(Source(), size, timeout=None)
     held = 0.25
     longest = 0.0
-    turns_of = [0] * tasks
+    line: list[int] = []
 
     async def looping(number: int) -> None:
         nonlocal longest
         while loop.time() < 60.0:
             asked = loop.time()
+            line.append(number)
             async with pool.connect() as lease:
+                assert line.pop(0) == number, "overtaken"
                 longest = max(longest, loop.time() - asked)
-                turns_of[number] += 1
                 await asyncio.sleep(held)
                 if detaches:
                     lease.close(discard=True)
 
     await asyncio.gather(*(looping(number) for number in range(tasks)))
     assert longest <= math.ceil(tasks / size) * held + 1e-6
-    assert max(turns_of) - min(turns_of) <= 1
     at_rest(pool)
     await pool.close()
 
@@ -179,7 +179,7 @@ async def test_the_cost_of_a_release_and_of_a_wait_does_not_grow() -> None:
         at_rest(pool)
         await pool.close()
     assert work[10] == work[10_000]
-    assert max(work[10]) < 100
+    assert max(work[10]) < 150
 
 
 @virtual

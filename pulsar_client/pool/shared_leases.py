@@ -1,0 +1,129 @@
+"""Leases of connections that several use at once.
+
+A connection that can't be trusted any more is closed when the last of its users has left; until
+then nobody joins it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pulsar_client.pool.leases import Leases, limit_until
+from pulsar_client.pool.ledger import LEASED, Entry
+from pulsar_client.pool.shared_ledger import SharedLedger
+
+__all__ = ["SharedLeases"]
+
+
+class SharedLeases(Leases):
+    """Gives connections to several callers at once, and to one alone where that is asked for."""
+
+    shares = True
+    ledger: SharedLedger
+
+    def _make_ledger(self) -> SharedLedger:
+        turn_away: Callable[[Any], bool] | None = None
+        if self.waiting.sheds:
+            turn_away = self.waiting.turn_away
+        return SharedLedger(
+            self.options.pool_size,
+            self.options.share,
+            floor=self.options.min_size,
+            lifo=self.options.lifo,
+            turn_away=turn_away,
+        )
+
+    # Leases that begin
+
+    def take_alone(self) -> None:
+        """One who shares with nobody may have to wait until nothing is in flight."""
+        self.bind_loop()
+
+    def _take_unchecked(self, exclusive: bool) -> Entry:
+        entry = super()._take_unchecked(exclusive)
+        if exclusive and not self._is_usable(entry, False):
+            super().give_back(entry, False, False)
+            raise self._timed_out(0.0)
+        return entry
+
+    async def _is_quiet(self, entry: Entry, started: float, deadline: float) -> bool:
+        connection = entry.connection
+        if not entry.shareable or connection.is_reusable:
+            return True
+        limit = limit_until(deadline)
+        try:
+            async with limit:
+                await connection.drained()
+        except BaseException as exc:
+            self._reject(entry, "unusable")
+            if not isinstance(exc, Exception):
+                raise
+            if limit.expired():
+                error = self._timed_out(self.time() - started)
+                raise error from exc
+            return False
+        return True
+
+    # Leases that end
+
+    def give_back(self, entry: Entry, discard: bool, failed: bool) -> None:
+        """End a lease; what becomes of the connection concerns its other users too."""
+        if entry.state != LEASED:
+            return
+        alone = entry.exclusive
+        if not self.ledger.end_lease(entry):
+            if discard or self._end_of_life(entry) or not self._is_joinable(entry):
+                self.ledger.seal(entry)
+            elif not entry.sealed:
+                self.ledger.hand_over(entry)
+        elif entry.sealed:
+            self.retire(entry, self._end_of_life(entry) or "unusable")
+        elif alone or discard or not entry.shareable:
+            self._give_back_used(entry, discard, failed)
+        elif self._is_joinable(entry):
+            # A reply that nobody waits for any more may be on its way: the connection sees to it.
+            self._keep(entry)
+        else:
+            self.retire(entry, "unusable")
+
+    def let_go(self, entry: Entry) -> None:
+        """End a lease and forget its connection, which nobody else may be using.
+
+        Raises:
+            RuntimeError: others use it.
+        """
+        if entry.state == LEASED and entry.users > 1:
+            raise RuntimeError(
+                f"{entry.connection!r} has {entry.users} users: lease one to detach with "
+                "connect(exclusive=True)"
+            )
+        super().let_go(entry)
+
+    def _is_good(self, entry: Entry) -> bool:
+        connection = entry.connection
+        return bool(connection.is_shareable if entry.shareable else not connection.closed)
+
+    def _is_joinable(self, entry: Entry) -> bool:
+        try:
+            return self._is_good(entry)
+        except Exception:  # noqa: BLE001 - the user's attribute
+            self._log_unknown(entry)
+            return False
+
+    def _is_still_good(self, entry: Entry) -> bool:
+        return self._is_usable(entry, False) if entry.exclusive else self._is_joinable(entry)
+
+    def _reject(self, entry: Entry, cause: str) -> None:
+        self.ledger.leases -= 1
+        self._leave(entry, cause)
+
+    def _reclaim(self, entry: Entry) -> None:
+        self._leave(entry, "leaked")
+
+    def _leave(self, entry: Entry, cause: str) -> None:
+        """End one lease of a connection that nobody shall join any more."""
+        if entry.state != LEASED:
+            return
+        if self.ledger.end_lease(entry):
+            self.retire(entry, cause)
+        else:
+            self.ledger.seal(entry)
