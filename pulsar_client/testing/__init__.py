@@ -5,6 +5,7 @@
 - `VirtualClockLoop`, `Deadlock`: a loop in which time-outs take no time, and a test that would
   hang fails instead.
 - `FaultProxy`, `Direction`: a real TCP proxy that stalls, cuts, resets, refuses, is slow or deaf.
+- `UdpFaultProxy`: a real UDP proxy that loses, doubles, delays and reorders datagrams.
 - `Gate`, `gate_matrix`: the ways in which an awaited step can end, and all combinations of them.
 - `explore_cancellation`, `Exploration`, `CancellationFailure`: a scenario, cancelled at each point
   at which it can be.
@@ -45,6 +46,7 @@ from pulsar_client.testing.link import Link
 from pulsar_client.testing.memory_transport import MemoryTransport, memory_pair
 from pulsar_client.testing.storm import storm
 from pulsar_client.testing.storm_report import Interruption, StormFailure, StormReport
+from pulsar_client.testing.udp_fault_proxy import UdpFaultProxy
 from pulsar_client.testing.virtual_clock import Deadlock, VirtualClockLoop
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "MemoryTransport",
     "StormFailure",
     "StormReport",
+    "UdpFaultProxy",
     "VirtualClockLoop",
     "conservation",
     "explore_cancellation",
