@@ -209,6 +209,9 @@ class DatagramProtocol(DatagramServing, asyncio.DatagramProtocol):
             raise ValueError(f"addr is {addr!r}, but the socket is connected to {self._peer!r}")
         return known
 
+    def _is_busy(self) -> bool:
+        return bool(self._in_flight) or (self._book is not None and len(self._book) > 0)
+
     # What the requests call
 
     def renew_socket(self) -> bool:

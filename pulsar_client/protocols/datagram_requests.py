@@ -145,10 +145,10 @@ class DatagramRequests:
         """A consumer was made for an exchange."""
         exchange.consumer = consumer
         self._match_key = getattr(consumer, "match_key", None)
-        self._open += 1
 
     def set_deadline(self, exchange: ClientExchange, timeout: float) -> None:
         """The request may take so many seconds from now."""
+        self._open += 1
         exchange.timeout = timeout
         exchange.due = exchange.deadline = self._loop.time() + timeout
         self._watch(exchange)
@@ -242,11 +242,15 @@ class DatagramRequests:
             return
         exchange.ended = True
         exchange.consumer = None
+        if exchange.deadline is None:
+            return  # it has not begun
         self._open -= 1
         address = exchange.address
         if exchange.pending:
             now = self._loop.time()
-            until = exchange.last_sent + exchange.timeout
+            # Within its time-out the reply to it, or another copy, may come; without a reply so
+            # far, for as long again.
+            until = (exchange.last_sent if answered else now) + exchange.timeout
             self.matcher.remove(address, exchange.key, answered=answered, until=until, now=now)
             if self._match_key is None and not answered and not self._protocol.renew_socket():
                 # What comes until then belongs to this request, and not to the next.
