@@ -95,10 +95,11 @@ async def perform(
             repeated()
         connection = begun = None
         try:
-            left: dict[str, Any] = {}
-            if deadline is not None:
-                left["timeout"] = max(0.0, deadline - _now())
-            async with pool.connect(**left) as lease:
+            if deadline is None:
+                leasing = pool.connect()
+            else:
+                leasing = pool.connect(timeout=max(0.0, deadline - _now()))
+            async with leasing as lease:
                 connection = lease.connection
                 begun = getattr(connection, "requests_processed", None)
                 if deadline is None:

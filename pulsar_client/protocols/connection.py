@@ -33,6 +33,8 @@ class Connection(ConsumerFeed):
     #: Seconds in which replies must be done once the peer has closed its sending side.
     eof_grace: float = 30.0
 
+    # Which request is incomplete, and how many bytes of it were taken; see message_limit.
+    _taken: tuple[int, int] | None = None
     _eof_handle: asyncio.TimerHandle | None = None
     # What looks at the socket; False if nothing can.
     _poll: Any = None

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
+from pulsar_client.protocols.message_limit import count_message
 from pulsar_client.protocols.producer import make_consumer
 from pulsar_client.protocols.protocol import Protocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
@@ -275,10 +276,11 @@ class ConsumerFeed(Protocol):
             self._buffered = b""
         producer = self.producer
         quiet = producer is None or producer._many_times is None
-        factory = self._consumer_factory
+        factory, piece = self._consumer_factory, data
         self._feeding = True
         try:
             while data and not self._closing:
+                piece = data
                 consumer = self._current_consumer
                 if consumer is None or not consumer._handed_over:
                     consumer = self._consumer_for(data)
@@ -304,10 +306,12 @@ class ConsumerFeed(Protocol):
             if self._collected is not None:
                 self._flush()
                 self._collected = None
-        if self._read_holds or self._last_request:
-            self._after_feeding()
+        if self._current_consumer is not None or self._read_holds or self._last_request:
+            self._after_feeding(len(piece))
 
-    def _after_feeding(self) -> None:
+    def _after_feeding(self, size: int) -> None:
+        if self._current_consumer is not None and self.server_side:
+            count_message(self, self._current_consumer, size, len(self._buffered))
         if self._read_holds & self._HOLD_BUSY and len(self._buffered) < _READ_AHEAD:
             self._release_reading(self._HOLD_BUSY)
         if self._last_request and not self._closing:

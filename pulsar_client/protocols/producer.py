@@ -39,6 +39,8 @@ class Producer(EventHandler):
 
     #: True for servers: their connections answer requests instead of making them.
     server_side: bool = False
+    #: Bytes of a request that its connections take while it is incomplete; None for no limit.
+    max_message: int | None = None
     protocol_factory: Callable[..., Any] | None = None
 
     def __init__(

@@ -16,6 +16,7 @@ from pulsar_client.exceptions import ConnectionClosed, ProtocolError
 from pulsar_client.protocols.flow_control import FlowControl
 from pulsar_client.protocols.idle_timer import Timeout
 from pulsar_client.protocols.producer import Producer
+from pulsar_client.protocols.receive_buffer import receive_in_buffer
 
 __all__ = ["Protocol", "PulsarProtocol"]
 
@@ -57,6 +58,8 @@ class PulsarProtocol(FlowControl, Timeout):
     # True from the moment the connection stops being usable, before its transport is gone.
     _closing = False
     _close_handle: asyncio.TimerHandle | None = None
+    # Bytes handed to the transport by write().
+    _written = 0
     _closing_callbacks: list[Callable[[Any], object]] | None = None
     logger = _logger
 
@@ -296,6 +299,11 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
     _HOLD_USER = 1
     _HOLD_THROTTLE = 2
 
+    def connection_made(self, transport: Any) -> None:
+        """Take the transport, start the idle timer and fire ``connection_made``."""
+        receive_in_buffer(self, transport)
+        super().connection_made(transport)
+
     def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
         """Hand bytes to the transport.
 
@@ -313,6 +321,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             raise ConnectionClosed(f"{self}: can't write, the connection is closed")
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
+        self._written += len(data)
         producer = self.producer
         if self._many_times is None and (producer is None or producer._many_times is None):
             transport.write(data)
@@ -378,6 +387,7 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
             loop.call_soon(self.connection_lost, exc if isinstance(exc, OSError) else None)
             raise
         self._transport = new
+        receive_in_buffer(self, new)
         loop.call_soon(self._release_data)
         self._set_write_limits(new)
         if self._read_holds:

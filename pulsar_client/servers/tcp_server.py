@@ -21,6 +21,7 @@ from pulsar_client.servers.listening_sockets import (
     remove_socket_file,
     socket_file_inode,
 )
+from pulsar_client.servers.patience import Limits, Patience
 
 __all__ = ["TcpServer"]
 
@@ -44,6 +45,14 @@ class TcpServer(Producer):
         logger: where the server and its connections log.
         max_connections: stop accepting while there are so many connections, those in their TLS
             handshake included; None or 0 for no limit.  Further clients wait in the backlog.
+        handshake_timeout: seconds that a client may take for its TLS handshake.
+        first_byte_timeout: seconds until a new connection must have sent something, unless the
+            server has written to it.
+        message_timeout: seconds from the first byte of a request until it must be complete,
+            whatever comes meanwhile: until its consumer writes, finishes, has a task, or has set
+            its ``request``.
+        write_timeout: seconds in which a client that is written to must take something of it.
+        max_message: bytes of a request until it must be complete; more is a protocol error.
         accept_gate: called without arguments before each accept; gives the seconds that this
             server should wait before the next one, 0 for none.  It lets servers that share a
             socket leave a connection to one that has less to do.
@@ -60,8 +69,6 @@ class TcpServer(Producer):
     close_grace: float = 5.0
     #: Seconds that ``close()`` gives a connection that has not sent anything yet.
     first_byte_grace: float = 1.0
-    #: Seconds that a client may take for its TLS handshake.
-    handshake_timeout: float = 10.0
 
     def __init__(
         self,
@@ -75,11 +82,23 @@ class TcpServer(Producer):
         logger: logging.Logger | None = None,
         *,
         max_connections: int | None = None,
+        handshake_timeout: float = 10.0,
+        first_byte_timeout: float | None = 30.0,
+        message_timeout: float | None = 60.0,
+        write_timeout: float | None = 30.0,
+        max_message: int | None = 2**25,
         accept_gate: Callable[[], float] | None = None,
         on_connections: Callable[[int], object] | None = None,
     ) -> None:
         super().__init__(loop, protocol_factory, name, max_requests, logger or _logger)
         _check_count("max_connections", max_connections)
+        _check_count("max_message", max_message)
+        check_seconds("handshake_timeout", handshake_timeout)
+        if not handshake_timeout:
+            raise ValueError(f"handshake_timeout is {handshake_timeout!r}, expected seconds > 0")
+        check_seconds("first_byte_timeout", first_byte_timeout)
+        check_seconds("message_timeout", message_timeout)
+        check_seconds("write_timeout", write_timeout)
         _check_callable("accept_gate", accept_gate)
         _check_callable("on_connections", on_connections)
         if address is not None:
@@ -99,6 +118,12 @@ class TcpServer(Producer):
                 raise TypeError(f"sockets has {sock!r}, expected bound stream sockets")
         self.keep_alive = keep_alive or None
         self.max_connections = max_connections or None
+        self.max_message = max_message or None
+        self.handshake_timeout = handshake_timeout
+        self._limits = Limits(
+            first_byte_timeout or None, message_timeout or None, write_timeout or None
+        )
+        self._patience: Patience | None = None
         self._accept_gate = accept_gate
         self._on_connections = on_connections
         self._sockets: list[socket.socket] = []
@@ -238,6 +263,8 @@ class TcpServer(Producer):
             self._sockets = []
             self._addresses = []
             raise
+        self._patience = Patience(loop, self._protocols, self._limits, self.logger)
+        self._patience.start()
         self._started_at = loop.time()
         self.logger.debug("%r is serving", self)
         self.fire_event("start")
@@ -317,6 +344,8 @@ class TcpServer(Producer):
             except TimeoutError:
                 self.logger.warning("%r: connections are left that can't be aborted", self)
         farewell.end()
+        if self._patience is not None:
+            self._patience.stop()
         self._addresses = []
         self._sockets = []
         self.fire_event("stop")

@@ -115,12 +115,13 @@ async def test_at_its_limit_a_server_stops_accepting() -> None:
 async def test_a_handshake_counts_as_a_connection(server_ssl: ssl.SSLContext) -> None:
     """P4: connections that never get through their handshake are bounded too."""
 
-    class Impatient(TcpServer):
-        handshake_timeout = 0.3
-
     changes: list[int] = []
-    server = Impatient(
-        echo, address=LOOPBACK, max_connections=2, on_connections=lambda n: changes.append(n)
+    server = TcpServer(
+        echo,
+        address=LOOPBACK,
+        max_connections=2,
+        handshake_timeout=0.3,
+        on_connections=changes.append,
     )
     await server.start_serving(sslcontext=server_ssl)
     with clients(server.address, 6):

@@ -579,19 +579,3 @@ async def test_a_connection_accepted_just_before_the_close_is_closed(turns: int)
         await server.close()
         with contextlib.suppress(ConnectionResetError):
             assert await loop.sock_recv(client, 1) == b""
-
-
-async def test_a_silent_tls_handshake_has_an_end(server_ssl: ssl.SSLContext) -> None:
-    """P21."""
-
-    class Impatient(TcpServer):
-        handshake_timeout = 0.05
-
-    loop = asyncio.get_running_loop()
-    server = Impatient(echo, address=LOOPBACK)
-    await server.start_serving(sslcontext=server_ssl)
-    with socket.create_connection(server.address) as client:
-        client.setblocking(False)
-        with contextlib.suppress(ConnectionResetError):
-            assert await loop.sock_recv(client, 1) == b""
-    await server.close()
