@@ -10,8 +10,12 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
+from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
+from pulsar_client.exceptions import AbortRequest, ConnectionClosed, RequestTimeout
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
+from pulsar_client.protocols.deadlines import DeadlineQueue
+from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["Connection"]
@@ -23,6 +27,8 @@ class Connection(ConsumerFeed):
     Args:
         consumer_factory: makes the consumer of each exchange; called without arguments.
         timeout: idle seconds after which the connection closes; None or 0 for never.
+        pipeline: how many requests of a client may be in flight together, answered in order;
+            None for one at a time.
         **kw: see :class:`~pulsar_client.PulsarProtocol`.
 
     Raises:
@@ -33,19 +39,34 @@ class Connection(ConsumerFeed):
     #: Seconds in which replies must be done once the peer has closed its sending side.
     eof_grace: float = 30.0
 
+    #: Seconds that a pipelined connection waits for a reply that nobody wants any more, once
+    #: there is none before it and while no other comes; then it closes.
+    reply_grace: float = 10.0
+
     # Which request is incomplete, and how many bytes of it were taken; see message_limit.
     _taken: tuple[int, int] | None = None
     _eof_handle: asyncio.TimerHandle | None = None
     # What looks at the socket; False if nothing can.
     _poll: Any = None
+    _deadlines: DeadlineQueue[ProtocolConsumer] | None = None
 
     def __init__(
         self,
         consumer_factory: Callable[[], ProtocolConsumer] | None = None,
         timeout: float | None = None,
+        *,
+        pipeline: int | None = None,
         **kw: Any,
     ) -> None:
         super().__init__(consumer_factory, timeout=timeout, **kw)
+        if pipeline is not None:
+            if isinstance(pipeline, bool) or not isinstance(pipeline, int) or pipeline < 1:
+                raise ValueError(
+                    f"pipeline is {pipeline!r}, expected a number of requests >= 1 or None"
+                )
+            if self.server_side:
+                raise ValueError(f"pipeline is {pipeline!r}, expected None on a server")
+            self._pipeline = Pipeline(self, pipeline)
 
     @property
     def requests_processed(self) -> int:
@@ -70,7 +91,23 @@ class Connection(ConsumerFeed):
             and not self._transport.is_closing()
             and self._transport.get_write_buffer_size() == 0
             and (self.parser is None or not getattr(self.parser, "pending", 0))
+            and (self._pipeline is None or not self._pipeline.busy)
             and not self._has_news()
+        )
+
+    @property
+    def is_shareable(self) -> bool:
+        """True if a further task may make requests here beside those that are in flight.
+
+        The connection is pipelined, open and healthy, and was not upgraded.
+        """
+        return (
+            self._pipeline is not None
+            and not self._closing
+            and not self._upgraded
+            and not self._last_request
+            and self._transport is not None
+            and not self._transport.is_closing()
         )
 
     def _has_news(self) -> bool:
@@ -89,40 +126,132 @@ class Connection(ConsumerFeed):
         """What is known of this connection and its producer, for people to read."""
         info = super().info()
         info["connection"]["requests_processed"] = self._requests_processed
+        pipeline = self._pipeline
+        if pipeline is not None:
+            info["connection"]["pipeline"] = {
+                "limit": pipeline.limit,
+                "in_flight": len(pipeline),
+                "abandoned": pipeline.abandoned,
+                "waiting": pipeline.waiting,
+            }
         return info
 
     # Consumers
 
-    async def request(self, message: Any) -> Any:
+    async def request(self, message: Any, timeout: float | None = None) -> Any:
         """Make one request: ``start`` and ``on_finished`` of the current consumer, but cheaper.
 
-        There is no time-out here; use ``asyncio.timeout`` around it.
+        On a pipelined connection it waits its turn when there is no room.
 
         Args:
             message: what the consumer finds as its ``request``.
+            timeout: seconds for all of it, the wait for room included; None for no limit.  It
+                costs no timer of its own.
 
         Returns:
             The result of the request.
 
         Raises:
-            RuntimeError: another request is in flight, or there is no transport.
+            RuntimeError: another request is in flight and the connection is not pipelined, or
+                there is no transport.
+            RequestTimeout: there was no reply in time.
             ConnectionClosed: the connection was lost; ``sent`` tells whether any byte was written.
             AbortRequest: a ``pre_request`` callback aborted it.
+            ValueError: the time-out is no number of seconds.
             Exception: whatever the consumer raised or finished with, ``ProtocolError`` above all.
 
-        Cancelling it abandons the request: the connection is then not reusable.
+        Cancelling it, or a time-out, abandons the request.  One that was not sent yet never is.
+        Otherwise a connection that is not pipelined is not reusable from then on; a pipelined one
+        goes on, and the reply is read and thrown away when its turn comes (see ``reply_grace``).
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         consumer = self.current_consumer()
-        producer = self.producer
-        if consumer._one_time is not None or (
-            producer is not None and producer._many_times is not None
-        ):
-            await consumer.start(message)
-            return await consumer.on_finished
-        # Nobody listens: a future instead of an event, and nothing to wait for before.
         waiter = get_running_loop().create_future()
-        consumer.begin(message, waiter)
-        return await waiter
+        producer = self.producer
+        if consumer._one_time is None and (producer is None or producer._many_times is None):
+            # Nobody listens: nothing to fire, and nothing to wait for before.
+            consumer.begin(message, waiter)
+        else:
+            consumer.start(message)
+            consumer.wake_when_done(waiter)
+        if timeout is not None and not waiter.done():
+            self._add_deadline(consumer, timeout)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self._give_up(consumer)
+            raise
+
+    def _add_deadline(self, consumer: ProtocolConsumer, seconds: float) -> None:
+        if self._deadlines is None:
+            self._deadlines = DeadlineQueue(get_running_loop(), self._expire)
+        consumer._time_allowed = seconds
+        self._deadlines.add(consumer, seconds)
+
+    def _expire(self, consumer: ProtocolConsumer) -> None:
+        """The time of a request is over."""
+        waiter = consumer._waiter
+        if waiter is None or waiter.done():
+            return  # it was cancelled before
+        waiter.set_exception(
+            RequestTimeout(f"{consumer!r}: no reply within {consumer._time_allowed} s")
+        )
+        waiter.exception()  # a task cancelled in this turn is not owed a log line
+        self._give_up(consumer)
+
+    def _give_up(self, consumer: ProtocolConsumer) -> None:
+        """Nobody waits for the reply any more."""
+        if consumer._done:
+            return
+        if not consumer._handed_over:
+            # Coroutine callbacks of pre_request still run.
+            consumer.finished(exc=AbortRequest(f"{consumer!r} was given up before it was sent"))
+        elif self._pipeline is not None:
+            self._pipeline.give_up(consumer)
+
+    async def drained(self) -> bool:
+        """Wait until no request is in flight, abandoned ones included.
+
+        Returns:
+            True.
+
+        Raises:
+            ConnectionClosed: the connection is closing or lost.
+
+        There is no time-out; cancelling it changes nothing for the connection.
+        """
+        while self._is_busy() and not self.closed:
+            waiter = get_running_loop().create_future()
+            self._end_waiters += (waiter,)
+            try:
+                await waiter
+            finally:
+                # Cancelled: an abandoned wait costs no memory.
+                self._end_waiters = tuple(w for w in self._end_waiters if w is not waiter)
+        if self.closed:
+            raise ConnectionClosed(f"{self}: closed before nothing was in flight any more")
+        return True
+
+    def leave_pipeline(self, data: bytes) -> None:
+        """The connection was upgraded and nothing is in flight: one exchange at a time again.
+
+        Args:
+            data: what arrived behind the last reply; the new consumer's.
+        """
+        pipeline = self._pipeline
+        assert pipeline is not None
+        pipeline.flush()
+        self._pipeline = None
+        self._current_consumer = None
+        try:
+            self.current_consumer()
+        except Exception as exc:  # noqa: BLE001 - a factory or hook of the user's failed
+            self._log_failure(None, exc)
+            self._cut()
+            return
+        if data:
+            self._feed(data)
 
     def upgrade(self, consumer_factory: Callable[[], ProtocolConsumer]) -> None:
         """Speak another protocol from here on (WebSocket, a tunnel, STARTTLS).
@@ -140,7 +269,9 @@ class Connection(ConsumerFeed):
             )
         self._consumer_factory = consumer_factory
         self._upgraded = True
-        if self._current_consumer is None:
+        if self._pipeline is not None:
+            self._pipeline.upgrade()
+        elif self._current_consumer is None:
             self.current_consumer()
 
     def close_when_idle(self) -> OneTime:
@@ -192,10 +323,18 @@ class Connection(ConsumerFeed):
         self._buffered = b""
         self._collected = None
         super().connection_lost(exc)
+        if self._deadlines is not None:
+            self._deadlines.clear()
         consumer = self._current_consumer
         self._current_consumer = None
-        if consumer is None:
-            return
+        if consumer is not None:
+            self._fail_lost(consumer, exc)
+        if self._pipeline is not None:
+            for consumer in self._pipeline.lost():
+                self._fail_lost(consumer, exc or self._pipeline.failure)
+        self.tell_drained()
+
+    def _fail_lost(self, consumer: ProtocolConsumer, exc: BaseException | None) -> None:
         consumer.cancel_tasks()
         if not consumer._done:
             try:
@@ -214,7 +353,10 @@ class Connection(ConsumerFeed):
         """The transport's buffer has drained: go on with what had to wait."""
         super().resume_writing(exc)
         if exc is None:
-            if self._buffered and not self._feeding and self._is_between_requests():
+            if self._pipeline is not None:
+                if not self._feeding:
+                    self._pipeline.advance()
+            elif self._buffered and not self._feeding and self._is_between_requests():
                 self._after_request()
             if not self._paused:
                 self._release_reading(self._HOLD_THROTTLE)

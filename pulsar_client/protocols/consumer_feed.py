@@ -15,20 +15,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
+from pulsar_client.protocols.collector import Collector
+from pulsar_client.protocols.consumer_contract import unused_bytes
 from pulsar_client.protocols.message_limit import count_message
+from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.producer import make_consumer
 from pulsar_client.protocols.protocol import Protocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["ConsumerFeed"]
 
-#: Bytes of answers that are collected for one system call.
-_COLLECT_LIMIT = 65536
 #: Bytes of further requests that are taken in while one is being answered.
 _READ_AHEAD = 65536
 
 
-class ConsumerFeed(Protocol):
+class ConsumerFeed(Collector):
     """The half of a ``Connection`` that feeds consumers.
 
     Args:
@@ -47,7 +48,7 @@ class ConsumerFeed(Protocol):
     _HOLD_START = 4
     _HOLD_BUSY = 8
     _requests_processed = 0
-    _collected_size = 0
+    _end_waiters: tuple[asyncio.Future[None], ...] = ()
     # What arrives while start_tls changes the transport.
     _early: list[bytes] | None = None
 
@@ -83,7 +84,9 @@ class ConsumerFeed(Protocol):
         # The peer sends no more.
         self._eof = False
         # Answers to be written together; None unless several requests arrived together.
-        self._collected: list[bytes] | None = None
+        self._collected = None
+        # Requests of a client that are in flight together; None where there is one at a time.
+        self._pipeline: Pipeline | None = None
 
     @property
     def transport(self) -> Any:
@@ -93,12 +96,17 @@ class ConsumerFeed(Protocol):
         """
         if self._collected:
             self._flush()
-        if self._current_consumer is not None:
+        if self._pipeline is not None:
+            self._pipeline.expose()
+        elif self._current_consumer is not None:
             self._current_consumer._sent = True  # or it may be, out of our sight
         return self._transport
 
     def current_consumer(self) -> ProtocolConsumer:
         """The consumer that takes incoming data; a new one is built when there is none.
+
+        On a pipelined client each call gives a new consumer, for one more request: it takes its
+        place behind those in flight when it is started.
 
         Raises:
             TypeError: the consumer factory is missing or gives something else.
@@ -111,7 +119,8 @@ class ConsumerFeed(Protocol):
             else:
                 consumer = producer.build_consumer(self._consumer_factory)
             consumer.connection = self
-            self._current_consumer = consumer
+            if self._pipeline is None:
+                self._current_consumer = consumer
             consumer.connection_made(self)
         return consumer
 
@@ -131,6 +140,8 @@ class ConsumerFeed(Protocol):
             return self._collect(data)
         if self._collected:
             self._flush()
+        if self._pipeline is not None:
+            return self._pipeline.write_raw(data)
         try:
             waiter = Protocol.write(self, data)
         except ConnectionClosed as closed:
@@ -140,48 +151,13 @@ class ConsumerFeed(Protocol):
             consumer._sent = True
         return waiter
 
-    def _begin_collecting(self) -> None:
-        """There is more than one request: their answers may leave together.
-
-        Not while the transport has a backlog: what is collected here would come on top of its
-        high-water mark.
-        """
-        producer = self.producer
-        if (
-            self._many_times is None
-            and (producer is None or producer._many_times is None)
-            and self._high_limit != 0
-            and self._transport.get_write_buffer_size() == 0
-        ):
-            self._collected = []
-
-    def _collect(self, data: bytes) -> Awaitable[None] | None:
-        """Keep an answer until the data that arrived is consumed, but not too much."""
-        assert self._collected is not None
-        self._collected.append(data)
-        self._collected_size += len(data)
-        if self._collected_size >= min(_COLLECT_LIMIT, self._high_limit or _COLLECT_LIMIT):
-            self._flush()
-            if self._transport.get_write_buffer_size():
-                self._collected = None  # from here on the transport must see each answer (P25)
-        return self._drained() if self._paused else None
-
-    def _flush(self) -> None:
-        """Hand what was collected to the transport."""
-        collected = self._collected
-        if collected:
-            self._collected = []
-            self._collected_size = 0
-            try:
-                Protocol.write(self, b"".join(collected))
-            except ConnectionClosed as closed:
-                self.logger.debug("%s: %d answers are lost: %s", self, len(collected), closed)
-
     def request_done(self, consumer: ProtocolConsumer) -> None:
         """The consumer has finished; called by it, before anybody is told."""
         if consumer is not self._current_consumer:
             return
         self._current_consumer = None
+        if self._end_waiters:
+            self.tell_drained()
         if self._upgraded and not self._closing:
             try:
                 self.current_consumer()
@@ -198,9 +174,18 @@ class ConsumerFeed(Protocol):
         # A client's caller gets the exception; otherwise nobody would see it.
         if self.server_side or consumer._done:
             self._log_failure(consumer, exc)
+        if self._pipeline is not None:
+            self._pipeline.failure = exc
         # First, so that whoever is told can't take the connection for a good one.
         self._cut()
         consumer.finished(exc=exc)
+
+    def tell_drained(self) -> None:
+        """Wake those who wait until nothing is in flight, to look again."""
+        waiters, self._end_waiters = self._end_waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def tasks_done(self, consumer: ProtocolConsumer) -> None:
         """The tasks of a consumer have ended, and it has not: it may want more data."""
@@ -233,10 +218,16 @@ class ConsumerFeed(Protocol):
             return
         producer = self.producer
         if self._many_times is None and (producer is None or producer._many_times is None):
-            self._feed(data)
+            if self._pipeline is None:
+                self._feed(data)
+            else:
+                self._pipeline.feed(data)
         else:
             self._fire_many("data_received", data=data)
-            self._feed(data)
+            if self._pipeline is None:
+                self._feed(data)
+            else:
+                self._pipeline.feed(data)
             self._fire_many("data_processed", data=data)
 
     # Inside
@@ -244,6 +235,8 @@ class ConsumerFeed(Protocol):
     def _close(self) -> None:
         if self._collected:
             self._flush()
+        if self._pipeline is not None and not self._closing:
+            self._pipeline.flush()
         super()._close()
 
     def _unread(self) -> int:
@@ -252,8 +245,10 @@ class ConsumerFeed(Protocol):
 
     def _is_busy(self) -> bool:
         consumer = self._current_consumer
-        return (consumer is not None and consumer._started and not consumer._done) or bool(
-            self._buffered
+        return (
+            (consumer is not None and consumer._started and not consumer._done)
+            or bool(self._buffered)
+            or (self._pipeline is not None and self._pipeline.busy)
         )
 
     def _hold_data(self) -> None:
@@ -337,7 +332,7 @@ class ConsumerFeed(Protocol):
         one that has called ``upgrade`` leaves its data to a consumer of another kind.
         """
         if type(rest) is not bytes:
-            rest = _as_bytes(rest, consumer)
+            rest = unused_bytes(rest, consumer)
         if len(rest) >= len(data) and consumer._done and self._consumer_factory is factory:
             raise RuntimeError(f"{consumer!r} finished without taking a byte of what it was given")
         return rest
@@ -433,16 +428,3 @@ class ConsumerFeed(Protocol):
             self._feed(b"")
         elif self._last_request:
             self._close_if_over()
-
-
-def _as_bytes(rest: object, consumer: ProtocolConsumer) -> bytes:
-    if isinstance(rest, bytearray | memoryview):
-        return bytes(rest)
-    hint = ""
-    if asyncio.iscoroutine(rest):
-        rest.close()
-        hint = "; it must be no coroutine function, use create_task() for what has to wait"
-    raise TypeError(
-        f"{type(consumer).__name__}.data_received() returned {rest!r}, expected the unused bytes "
-        f"or None{hint}"
-    )

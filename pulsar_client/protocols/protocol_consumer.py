@@ -5,48 +5,17 @@ what became of the exchange; it knows nothing of pools, producers' kinds or sock
 """
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed
+from pulsar_client.protocols.consumer_contract import checked_exception, refuse_coroutine
+from pulsar_client.protocols.starting import Started, Starting
 
 __all__ = ["ProtocolConsumer"]
 
 _SELF: Any = object()
-
-
-class _Started:
-    """What ``start`` returns: an awaitable that is done already."""
-
-    __slots__ = ("_consumer",)
-
-    def __init__(self, consumer: "ProtocolConsumer") -> None:
-        self._consumer = consumer
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return self._consumer
-        yield
-
-
-class _Starting:
-    """What ``start`` returns while coroutine callbacks of ``pre_request`` run."""
-
-    __slots__ = ("_consumer", "_over")
-
-    def __init__(self, consumer: "ProtocolConsumer", over: asyncio.Future[None]) -> None:
-        self._consumer = consumer
-        self._over = over
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            yield from self._over
-        except asyncio.CancelledError:
-            # Whoever waited for start() gave up before anything was written.
-            consumer = self._consumer
-            consumer.finished(exc=AbortRequest(f"{consumer!r} was cancelled before it was sent"))
-            raise
-        return self._consumer
 
 
 class ProtocolConsumer(EventHandler):
@@ -77,6 +46,12 @@ class ProtocolConsumer(EventHandler):
     _sent = False
     _tasks: set[asyncio.Task[None]] | None = None
     _waiter: asyncio.Future[Any] | None = None
+    # In a pipeline: waits for room, was taken back unsent, nobody waits for its reply any more.
+    _queued = False
+    _begun: asyncio.Future[None] | None = None
+    _withdrawn = False
+    _time_allowed = 0.0
+    _abandoned_at: float | None = None
 
     def __init__(
         self,
@@ -218,7 +193,7 @@ class ProtocolConsumer(EventHandler):
                 if exc is not None and self._aborted is None:
                     self.finished(exc=exc)
         self._hand_over()
-        return _Started(self)
+        return Started(self) if not self._queued else self._start_in_turn()
 
     def finished(self, result: Any = _SELF, exc: BaseException | None = None) -> None:
         """Complete the request; later calls do nothing.
@@ -232,14 +207,17 @@ class ProtocolConsumer(EventHandler):
         self._done = True
         self._result = self if result is _SELF else result
         if exc is not None:
-            self._exc = exc = _checked_exception(exc)
+            self._exc = exc = checked_exception(exc)
         connection = self.connection
         if connection is None:
             if self._one_time is not None:
                 self._fire_once("post_request", self._result, exc)
             return
         # First, so that whoever is woken below finds the connection free.
-        connection.request_done(self)
+        if connection._pipeline is None:
+            connection.request_done(self)
+        else:
+            connection._pipeline.request_done(self)
         producer = connection.producer
         if producer is not None and producer._many_times is not None:
             self._fire_once("post_request", self._result, exc)
@@ -275,9 +253,14 @@ class ProtocolConsumer(EventHandler):
             RuntimeError: there is no connection.
             ConnectionClosed: the connection is closing or lost.
         """
-        if self.connection is None:
+        connection = self.connection
+        if connection is None:
             raise RuntimeError(f"{self!r} has no connection to write to")
-        result: Awaitable[None] | None = self.connection.write(data)
+        result: Awaitable[None] | None
+        if connection._pipeline is None:
+            result = connection.write(data)
+        else:
+            result = connection._pipeline.write(self, data)
         return result
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -338,7 +321,16 @@ class ProtocolConsumer(EventHandler):
         connection._requests_processed += 1
         if connection.producer is not None:
             connection.producer.request_started()
-        self._make_request()
+        if connection._pipeline is None:
+            self._make_request()
+        else:
+            connection._pipeline.enter(self)
+
+    def wake_when_done(self, waiter: "asyncio.Future[Any]") -> None:
+        """``waiter`` gets the result or the exception of a request that was started."""
+        self._waiter = waiter
+        if self._done:
+            self._wake(waiter)
 
     def _wake(self, waiter: "asyncio.Future[Any]") -> None:
         event = self._one_time.get("post_request") if self._one_time is not None else None
@@ -378,14 +370,17 @@ class ProtocolConsumer(EventHandler):
             self.finished(exc=self._aborted)
         if self._done or self.connection.server_side:
             return
-        self._make_request()
+        if self.connection._pipeline is None:
+            self._make_request()
+        else:
+            self.connection._pipeline.enter(self)
 
     def _make_request(self) -> None:
         """Call :meth:`start_request`; what it raises is the request's exception."""
         try:
             started: object = self.start_request()  # type: ignore[func-returns-value]
             if started is not None:
-                _no_coroutine(self, "start_request", started)
+                refuse_coroutine(self, "start_request", started)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             self.connection.request_failed(self, exc)
 
@@ -400,7 +395,19 @@ class ProtocolConsumer(EventHandler):
         pre_request.bind(self._pre_request_over)  # behind the callbacks that still run
         pre_request.bind(wake)
         self.on_finished.bind(wake)  # the connection may be lost before
-        return _Starting(self, over)
+        if self.connection._pipeline is not None:
+            self.connection._pipeline.prepare(self)
+        return Starting(self, over)
+
+    def _start_in_turn(self) -> Awaitable[Self]:
+        """``start`` while there is no room in the pipeline."""
+        self._begun = asyncio.get_running_loop().create_future()
+        self.on_finished.bind(lambda sender, exc=None, **kw: self._tell_begun())
+        return Starting(self, self._begun)
+
+    def _tell_begun(self) -> None:
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(None)
 
     def _pre_request_over(self, sender: object, exc: BaseException | None = None) -> None:
         if exc is not None and self._aborted is None:
@@ -416,25 +423,3 @@ class ProtocolConsumer(EventHandler):
         if name == "post_request":
             return (self._result, self._exc) if self._done else None
         return (self, self._aborted) if self._started else None
-
-
-def _checked_exception(exc: object) -> BaseException:
-    """What awaiting the request raises; always something that can be raised there."""
-    if not isinstance(exc, BaseException):
-        return TypeError(f"finished() was given exc={exc!r}, expected an exception or None")
-    if isinstance(exc, StopIteration):
-        # It would end the await itself.
-        error = RuntimeError(f"the request raised {exc!r}")
-        error.__cause__ = exc
-        return error
-    return exc
-
-
-def _no_coroutine(consumer: ProtocolConsumer, method: str, result: object) -> None:
-    """Refuse a method that is a coroutine function: nobody would await it."""
-    if asyncio.iscoroutine(result):
-        result.close()
-        raise TypeError(
-            f"{type(consumer).__name__}.{method}() is a coroutine function, expected a plain one; "
-            "use create_task() for what has to wait"
-        )

@@ -1,0 +1,486 @@
+"""Many requests in flight on one client connection."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import pytest
+from protocol_kit import Line, Silent, SlowLine, connected, dialled, lost, served, turns
+
+from pulsar_client import (
+    AbortRequest,
+    Connection,
+    ConnectionClosed,
+    ProtocolConsumer,
+    ProtocolError,
+    RequestTimeout,
+)
+from pulsar_client.testing import Link, VirtualClockLoop, memory_pair
+
+virtual = pytest.mark.asyncio(loop_factories=["asyncio"])
+
+
+class Scripted(asyncio.Protocol):
+    """The other side: keeps what it gets, says what it is told."""
+
+    transport: Any = None
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.chunks.append(data)
+
+    @property
+    def received(self) -> bytes:
+        return b"".join(self.chunks)
+
+    def say(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+async def scripted(
+    pipeline: int = 100, consumer: Any = Line, **kw: Any
+) -> tuple[Connection, Scripted]:
+    near, far = Connection(consumer, pipeline=pipeline, **kw), Scripted()
+    memory_pair(near, far)
+    await turns(1)
+    return near, far
+
+
+def begun(connection: Connection, *messages: Any, **kw: Any) -> list[asyncio.Task[Any]]:
+    return [asyncio.ensure_future(connection.request(message, **kw)) for message in messages]
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> list[Any]:
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# -- construction ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.5, "8"])
+def test_a_wrong_limit_is_named(bad: Any) -> None:
+    with pytest.raises(ValueError, match=f"pipeline is {bad!r}"):
+        Connection(Line, pipeline=bad)
+
+
+def test_without_a_pipeline_nothing_is_shared() -> None:
+    assert not Connection(Line).is_shareable
+
+
+# -- in order, together ----------------------------------------------------------------------
+
+
+async def test_requests_of_one_turn_leave_in_one_write_and_are_answered_in_order() -> None:
+    near, far = await scripted()
+    first = begun(near, b"0")
+    await turns(3)
+    tasks = first + begun(near, *(b"%d" % i for i in range(1, 10)))
+    await turns(3)
+    assert far.chunks == [b"0\n", b"1\n2\n3\n4\n5\n6\n7\n8\n9\n"]
+    assert len(near._pipeline or ()) == 10
+    assert near.is_shareable
+    assert not near.is_reusable
+    far.say(b"".join(b"%d\n" % i for i in range(10)))
+    assert await ended(*tasks) == [b"%d" % i for i in range(10)]
+    assert near.is_reusable
+    assert near.requests_processed == 10
+    await lost(near)
+
+
+async def test_on_real_sockets() -> None:
+    async with served() as server:
+        pipelined = partial(Connection, pipeline=50)
+        async with dialled(server.address, connection=pipelined) as connection:
+
+            async def task(number: int) -> None:
+                for i in range(50):
+                    message = b"%d %d" % (number, i)
+                    assert await connection.request(message) == message
+
+            await asyncio.gather(*(task(n) for n in range(100)))
+            assert connection.is_reusable
+            assert await connection.drained()
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+async def test_replies_cut_anywhere(size: int) -> None:
+    near, far = await connected(
+        client_kw={"pipeline": 10}, to_client=Link(split=size), to_server=Link(split=size)
+    )
+    messages = [b"x" * i for i in range(10)]
+    assert await ended(*begun(near, *messages)) == messages
+    assert near.is_reusable
+    await lost(near, far)
+
+
+async def test_beyond_the_limit_they_wait_in_order() -> None:
+    near, far = await scripted(3)
+    tasks = begun(near, *(b"%d" % i for i in range(8)))
+    await turns()
+    assert far.received == b"0\n1\n2\n"
+    assert near.info()["connection"]["pipeline"] == {
+        "limit": 3,
+        "in_flight": 3,
+        "abandoned": 0,
+        "waiting": 5,
+    }
+    far.say(b"0\n1\n")
+    await turns()
+    assert far.received == b"0\n1\n2\n3\n4\n"
+    tasks[5].cancel()  # while it waits: its place goes to the next
+    far.say(b"2\n3\n4\n")
+    await turns()
+    assert far.received == b"0\n1\n2\n3\n4\n6\n7\n"
+    far.say(b"6\n7\n")
+    results = await ended(*tasks)
+    assert isinstance(results.pop(5), asyncio.CancelledError)
+    assert results == [b"0", b"1", b"2", b"3", b"4", b"6", b"7"]
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_while_writing_is_paused_they_wait_in_order() -> None:
+    near, far = await connected(client_kw={"pipeline": 10, "high_limit": 10, "low_limit": 0})
+    near.transport.outgoing.pause()
+    tasks = begun(near, b"a" * 20)
+    await turns(3)
+    assert near.writing_paused
+    tasks += begun(near, b"b", b"c")
+    await turns(3)
+    assert near.info()["connection"]["pipeline"]["waiting"] == 2
+    near.transport.outgoing.resume()
+    assert await ended(*tasks) == [b"a" * 20, b"b", b"c"]
+    await lost(near, far)
+
+
+async def test_start_and_on_finished() -> None:
+    near, far = await scripted(2)
+    consumers = []
+    for i in range(2):
+        consumer = near.current_consumer()
+        assert near.current_consumer() is not consumer
+        assert await consumer.start(b"%d" % i) is consumer
+        consumers.append(consumer)
+    last = near.current_consumer()
+    starting = asyncio.ensure_future(last.start(b"2"))
+    await turns()
+    assert not starting.done()
+    far.say(b"0\n")
+    assert await starting is last
+    await turns()
+    assert far.received == b"0\n1\n2\n"
+    far.say(b"1\n2\n")
+    assert [await c.on_finished for c in (*consumers, last)] == [b"0", b"1", b"2"]
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_a_start_that_is_cancelled_while_it_waits_is_never_sent() -> None:
+    near, far = await scripted(1)
+    tasks = begun(near, b"0")
+    consumer = near.current_consumer()
+    await turns(1)
+    starting = asyncio.ensure_future(consumer.start(b"1"))
+    await turns()
+    starting.cancel()
+    await turns()
+    with pytest.raises(AbortRequest):
+        await consumer.on_finished
+    far.say(b"0\n")
+    assert await ended(*tasks) == [b"0"]
+    await turns()
+    assert far.received == b"0\n"
+    assert near.is_reusable
+    await lost(near)
+
+
+# -- given up (I16) --------------------------------------------------------------------------
+
+
+async def test_the_reply_of_a_cancelled_request_is_dropped_i16() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    tasks[0].cancel()
+    tasks[1].cancel()
+    await turns()
+    assert near.info()["connection"]["pipeline"]["abandoned"] == 2
+    assert near.is_shareable
+    tasks += begun(near, b"3")
+    await turns()
+    far.say(b"0\n1\n2\n3\n")
+    results = await ended(*tasks)
+    assert [type(r) for r in results[:2]] == [asyncio.CancelledError] * 2
+    assert results[2:] == [b"2", b"3"]
+    assert near.info()["connection"]["pipeline"]["abandoned"] == 0
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_what_is_cancelled_before_it_is_sent_is_never_sent() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0")
+    await turns()
+    tasks += begun(near, b"1", b"2", b"3")
+    await turns(1)  # they have run, the batch has not left
+    tasks[1].cancel()
+    tasks[3].cancel()
+    await turns()
+    assert far.received == b"0\n2\n"
+    far.say(b"0\n2\n")
+    results = await ended(*tasks)
+    assert results[::2] == [b"0", b"2"]
+    assert near.is_reusable
+    await lost(near)
+
+
+# -- loss ------------------------------------------------------------------------------------
+
+
+async def test_a_loss_fails_everything_and_says_what_was_sent() -> None:
+    near, far = await scripted(3)
+    tasks = begun(near, b"0", b"1")
+    await turns()
+    tasks += begun(near, b"2", b"3", b"4")
+    await turns(1)  # in the batch: 2; without room: 3 and 4
+    far.transport.abort()
+    near.abort()
+    results = await ended(*tasks)
+    assert all(isinstance(r, ConnectionClosed) for r in results)
+    assert [r.sent for r in results] == [True, True, False, False, False]
+    assert far.received == b"0\n1\n"
+    assert not near.is_shareable
+    with pytest.raises(ConnectionClosed) as info:
+        await near.request(b"5")
+    assert not info.value.sent
+    await lost(near)
+
+
+async def test_data_that_nobody_asked_for_closes() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0")
+    await turns()
+    far.say(b"0\n1\n")
+    assert await ended(*tasks) == [b"0"]
+    await turns()
+    assert near.closed
+    await lost(near)
+
+
+async def test_a_reply_too_many_does_not_answer_a_request_that_was_not_sent_i16() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    far.say(b"0\n1\n2\n")
+    await ended(*tasks)
+    tasks = begun(near, b"3", b"4")
+    await turns(1)  # both are in the batch
+    near.data_received(b"stale\n")
+    results = await ended(*tasks)
+    assert [(type(r), r.sent) for r in results] == [(ConnectionClosed, False)] * 2
+    assert far.received == b"0\n1\n2\n"
+    await lost(near)
+
+
+async def test_a_consumer_that_raises_fails_all_and_closes() -> None:
+    class Fussy(Line):
+        def data_received(self, data: bytes) -> bytes:
+            if data.startswith(b"?"):
+                raise ProtocolError("what?")
+            return super().data_received(data)
+
+    near, far = await scripted(consumer=Fussy)
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    far.say(b"0\n?\n2\n")
+    ok, failed, gone = await ended(*tasks)
+    assert ok == b"0"
+    assert str(failed) == "what?"
+    assert isinstance(gone, ConnectionClosed)
+    assert gone.sent
+    assert gone.__cause__ is failed
+    assert near.closed
+    await lost(near)
+
+
+async def test_a_request_that_cannot_be_written_fails_alone() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0", "text", b"1")
+    await turns()
+    assert far.received == b"0\n1\n"
+    far.say(b"0\n1\n")
+    ok, failed, also = await ended(*tasks)
+    assert (ok, also) == (b"0", b"1")
+    assert isinstance(failed, TypeError)
+    assert near.is_reusable
+    await lost(near)
+
+
+# -- drained ---------------------------------------------------------------------------------
+
+
+async def test_drained_waits_for_abandoned_replies_too() -> None:
+    near, far = await scripted()
+    assert await near.drained() is True
+    tasks = begun(near, b"0", b"1")
+    await turns()
+    waits = [asyncio.ensure_future(near.drained()) for _ in range(3)]
+    await turns()
+    tasks[1].cancel()
+    waits[1].cancel()
+    far.say(b"0\n")
+    await turns()
+    assert not waits[0].done()
+    far.say(b"1\n")
+    assert await waits[0] is True
+    assert await waits[2] is True
+    await ended(*tasks, waits[1])
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_drained_raises_when_the_connection_is_lost() -> None:
+    near, far = await scripted()
+    tasks = begun(near, b"0")
+    await turns()
+    wait = asyncio.ensure_future(near.drained())
+    await turns()
+    far.transport.abort()
+    with pytest.raises(ConnectionClosed):
+        await wait
+    await ended(*tasks)
+    with pytest.raises(ConnectionClosed):
+        await near.drained()
+    await lost(near)
+
+
+# -- time ------------------------------------------------------------------------------------
+
+
+def on_virtual_clock(main: Any) -> None:
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(main)
+
+
+def test_a_time_out_abandons_the_request() -> None:
+    async def main() -> None:
+        near, far = await scripted()
+        loop = asyncio.get_running_loop()
+        late, kept = begun(near, b"0", timeout=1.0) + begun(near, b"1", timeout=5.0)
+        began = loop.time()
+        with pytest.raises(RequestTimeout, match=r"1\.0 s"):
+            await late
+        assert loop.time() - began == pytest.approx(1.0, abs=0.01)
+        assert not near.closed
+        far.say(b"0\n1\n")
+        assert await kept == b"1"
+        assert near.is_reusable
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+def test_replies_that_stop_close_the_connection() -> None:
+    async def main() -> None:
+        near, far = await scripted()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        given_up, waits = begun(near, b"0", timeout=1.0) + begun(near, b"1")
+        results = await ended(given_up, waits)
+        assert loop.time() - began == pytest.approx(11.0, abs=0.1)
+        assert isinstance(results[0], RequestTimeout)
+        assert isinstance(results[1], ConnectionClosed)
+        assert "given up" in str(results[1].__cause__)
+        assert far.received == b"0\n1\n"
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+def test_who_waits_for_the_first_reply_decides_how_long() -> None:
+    async def main() -> None:
+        near, far = await scripted()
+        patient, given_up = begun(near, b"0") + begun(near, b"1", timeout=1.0)
+        await asyncio.sleep(100)
+        assert not near.closed
+        far.say(b"0\n")
+        assert await patient == b"0"
+        await asyncio.sleep(9)
+        assert not near.closed  # the reply to 0 was one
+        await asyncio.sleep(2)
+        assert near.closed
+        assert isinstance((await ended(given_up))[0], RequestTimeout)
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+async def test_a_time_out_without_a_pipeline() -> None:
+    near, far = await connected(server=SlowLine)
+    with pytest.raises(RequestTimeout):
+        await near.request(b"x", timeout=0.01)
+    assert not near.is_reusable
+    with pytest.raises(ValueError, match="timeout is -1"):
+        await near.request(b"x", timeout=-1)
+    await lost(near, far)
+
+
+# -- upgrade, close --------------------------------------------------------------------------
+
+
+async def test_an_upgrade_ends_the_pipeline() -> None:
+    class Upgrading(Line):
+        def finished(self, *args: Any, **kw: Any) -> None:
+            if self.request == b"up":
+                self.connection.upgrade(Silent)
+            super().finished(*args, **kw)
+
+    near, far = await scripted(2, Upgrading)
+    tasks = begun(near, b"0", b"up", b"late")
+    await turns()
+    far.say(b"0\nup\npushed")
+    results = await ended(*tasks)
+    assert results[:2] == [b"0", b"up"]
+    assert isinstance(results[2], bytes | ConnectionClosed)
+    await turns()
+    consumer: Any = near.current_consumer()
+    assert isinstance(consumer, Silent)
+    assert not near.is_shareable
+    await lost(near)
+
+
+async def test_close_when_idle_lets_all_finish() -> None:
+    near, far = await scripted(1)
+    tasks = begun(near, b"0", b"1")
+    await turns()
+    near.close_when_idle()
+    assert not near.is_shareable
+    far.say(b"0\n")
+    await turns()
+    far.say(b"1\n")
+    assert await ended(*tasks) == [b"0", b"1"]
+    await near.close()
+    assert near.closed
+
+
+class OneWay(ProtocolConsumer):
+    def start_request(self) -> None:
+        self.write(self.request)
+        self.finished()
+
+    def data_received(self, data: bytes) -> bytes:
+        raise AssertionError(data)
+
+
+async def test_a_request_that_wants_no_reply() -> None:
+    near, far = await scripted(1, OneWay)
+    await ended(*begun(near, b"a", b"b", b"c"))
+    await turns()
+    assert far.received == b"abc"
+    assert near.is_reusable
+    await lost(near)
