@@ -121,6 +121,8 @@ class ConsumerFeed(Collector):
             consumer.connection = self
             if self._pipeline is None:
                 self._current_consumer = consumer
+            else:
+                consumer._pipeline = self._pipeline
             consumer.connection_made(self)
         return consumer
 

@@ -46,7 +46,9 @@ class ProtocolConsumer(EventHandler):
     _sent = False
     _tasks: set[asyncio.Task[None]] | None = None
     _waiter: asyncio.Future[Any] | None = None
-    # In a pipeline: waits for room, was taken back unsent, nobody waits for its reply any more.
+    # The pipeline of its connection, if there is one, and its state there: waits for room, was
+    # taken back unsent, nobody waits for its reply any more.
+    _pipeline: Any = None
     _queued = False
     _begun: asyncio.Future[None] | None = None
     _withdrawn = False
@@ -214,10 +216,10 @@ class ProtocolConsumer(EventHandler):
                 self._fire_once("post_request", self._result, exc)
             return
         # First, so that whoever is woken below finds the connection free.
-        if connection._pipeline is None:
+        if self._pipeline is None:
             connection.request_done(self)
         else:
-            connection._pipeline.request_done(self)
+            self._pipeline.request_done(self)
         producer = connection.producer
         if producer is not None and producer._many_times is not None:
             self._fire_once("post_request", self._result, exc)
@@ -257,10 +259,10 @@ class ProtocolConsumer(EventHandler):
         if connection is None:
             raise RuntimeError(f"{self!r} has no connection to write to")
         result: Awaitable[None] | None
-        if connection._pipeline is None:
+        if self._pipeline is None:
             result = connection.write(data)
         else:
-            result = connection._pipeline.write(self, data)
+            result = self._pipeline.write(self, data)
         return result
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -321,10 +323,10 @@ class ProtocolConsumer(EventHandler):
         connection._requests_processed += 1
         if connection.producer is not None:
             connection.producer.request_started()
-        if connection._pipeline is None:
+        if self._pipeline is None:
             self._make_request()
         else:
-            connection._pipeline.enter(self)
+            self._pipeline.enter(self)
 
     def wake_when_done(self, waiter: "asyncio.Future[Any]") -> None:
         """``waiter`` gets the result or the exception of a request that was started."""
@@ -370,10 +372,10 @@ class ProtocolConsumer(EventHandler):
             self.finished(exc=self._aborted)
         if self._done or self.connection.server_side:
             return
-        if self.connection._pipeline is None:
+        if self._pipeline is None:
             self._make_request()
         else:
-            self.connection._pipeline.enter(self)
+            self._pipeline.enter(self)
 
     def _make_request(self) -> None:
         """Call :meth:`start_request`; what it raises is the request's exception."""
@@ -395,8 +397,8 @@ class ProtocolConsumer(EventHandler):
         pre_request.bind(self._pre_request_over)  # behind the callbacks that still run
         pre_request.bind(wake)
         self.on_finished.bind(wake)  # the connection may be lost before
-        if self.connection._pipeline is not None:
-            self.connection._pipeline.prepare(self)
+        if self._pipeline is not None:
+            self._pipeline.prepare(self)
         return Starting(self, over)
 
     def _start_in_turn(self) -> Awaitable[Self]:
