@@ -4,7 +4,7 @@ Every public name is here; see the modules for what each one does.
 """
 
 from pulsar_client.app import SocketServer
-from pulsar_client.clients import AbstractClient, AbstractUdpClient
+from pulsar_client.clients import AbstractClient, AbstractUdpClient, AddressWatch
 from pulsar_client.events import Event, EventHandler, OneTime
 from pulsar_client.exceptions import (
     AbortEvent,
@@ -45,6 +45,7 @@ __all__ = [
     "AbortRequest",
     "AbstractClient",
     "AbstractUdpClient",
+    "AddressWatch",
     "ConfigError",
     "Connection",
     "ConnectionClosed",

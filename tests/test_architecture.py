@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulsar_client"
 # Units of a line know those of the lines below, and not each other.
 LAYERS = (
     {"__init__", "__main__"},
-    {"app", "load"},
+    {"app", "load", "metrics"},
     {"clients", "servers"},
     {"protocols", "pool"},
     {"addresses", "durations", "tls", "events", "testing"},
@@ -34,6 +34,8 @@ THIRD_PARTY = {"tenacity", "_typeshed"}  # the latter: names of type checkers
 THIRD_PARTY_IN_FUNCTIONS = {"tenacity", "uvloop"}
 # Of extras that one unit alone needs; imported in functions only.
 THIRD_PARTY_OF_UNIT = {"load": {"hdrh", "rich", "distributed"}}
+# Of extras that each module of a unit is about; without them it can't be imported.
+THIRD_PARTY_OF_MODULES = {"metrics": {"opentelemetry", "prometheus_client"}}
 # Units that may use the test kit.
 TESTERS = {"testing", "load"}
 
@@ -183,9 +185,9 @@ def third_parties_are_few(package: Path) -> list[str]:
     for module in modules(package):
         for found in module.imports:
             root = found.target.partition(".")[0]
-            allowed = THIRD_PARTY
+            allowed = THIRD_PARTY | THIRD_PARTY_OF_MODULES.get(module.unit, set())
             if found.in_function:
-                allowed = THIRD_PARTY_IN_FUNCTIONS | THIRD_PARTY_OF_UNIT.get(module.unit, set())
+                allowed |= THIRD_PARTY_IN_FUNCTIONS | THIRD_PARTY_OF_UNIT.get(module.unit, set())
             own = found.relative or root in {package.name, *OUTSIDE}
             if not own and root not in sys.stdlib_module_names and root not in allowed:
                 breaches.append(f"{module.at(found.line)}: must not import {root} here")

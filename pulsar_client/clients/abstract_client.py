@@ -11,11 +11,13 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from pulsar_client.addresses import check_address, format_address, unix_path
+from pulsar_client.addresses import Address, check_address, format_address, unix_path
+from pulsar_client.clients.address_watch import AddressWatch
 from pulsar_client.clients.connector import open_socket
 from pulsar_client.clients.exchanges import Exchanges
 from pulsar_client.clients.keep_alive import KeepAlive
 from pulsar_client.durations import check_seconds
+from pulsar_client.pool.pool import Pool
 from pulsar_client.protocols.producer import checked_protocol
 from pulsar_client.protocols.protocol import PulsarProtocol
 from pulsar_client.tls import client_context
@@ -46,6 +48,8 @@ class AbstractClient(Exchanges):
 
     #: Seconds in which a connection must be made when the caller names no ``timeout``.
     connect_timeout: float | None = 10.0
+
+    _watches: tuple[AddressWatch, ...] = ()
 
     def __init__(
         self,
@@ -214,11 +218,48 @@ class AbstractClient(Exchanges):
             raise
         return protocol
 
+    def watch_address(
+        self,
+        address: Address,
+        *,
+        interval: float = 30.0,
+        misses: int = 2,
+        timeout: float = 10.0,
+        pool: Pool | None = None,
+    ) -> AddressWatch:
+        """Have connections replaced whose address the host name has lost; until the client closes.
+
+        Args:
+            address: ``(host, port)``, what :meth:`connect` connects to.
+            interval: see :class:`~pulsar_client.AddressWatch`, as for ``misses`` and ``timeout``.
+            misses: how many answers in a row must lack an address.
+            timeout: seconds for one lookup.
+            pool: the pool to look after; the client's own by default.
+
+        Returns:
+            The watch, which has begun.
+
+        Raises:
+            RuntimeError: no event loop is running, or the client has no pool.
+            TypeError, ValueError: an argument is wrong; the message names it.
+        """
+        watch = AddressWatch(
+            address,
+            self._own_pool() if pool is None else pool,
+            interval=interval,
+            misses=misses,
+            timeout=timeout,
+        )
+        watch.start()
+        self._watches = (*self._watches, watch)
+        return watch
+
     def close(self) -> None:
         """Close every connection, sending what was written before; the pool lets leases end.
 
         :meth:`wait_closed` waits for the end of it.
         """
+        self._end_watches()
         pool = self.pool
         if pool is not None:
             pool.close()
@@ -232,6 +273,9 @@ class AbstractClient(Exchanges):
         Bounded: a connection that does not close within its grace (3 s) is cut off, a pool's
         leases after 10 s.
         """
+        for watch in self._watches:
+            watch.close()
+            await watch.wait_closed()
         if self.pool is not None:
             await self.pool.close()
         for protocol in tuple(self._protocols):
@@ -243,10 +287,15 @@ class AbstractClient(Exchanges):
 
     def abort(self) -> None:
         """Cut every connection; what was not sent yet is lost."""
+        self._end_watches()
         if self.pool is not None:
             self.pool.close(timeout=0)
         for protocol in tuple(self._protocols):
             protocol.abort()
+
+    def _end_watches(self) -> None:
+        for watch in self._watches:
+            watch.close()
 
 
 def _handshake_error(address: Any, exc: OSError) -> OSError:

@@ -17,7 +17,7 @@ from itertools import chain, zip_longest
 
 from pulsar_client.addresses import Address, check_address, format_address, unix_path
 
-__all__ = ["open_socket"]
+__all__ = ["is_ip_address", "open_socket", "resolve"]
 
 _Name = tuple[str, int] | tuple[str, int, int, int]
 # A socket address and the family that it belongs to.
@@ -79,6 +79,28 @@ async def open_socket(
     remote = await _resolve(loop, address, ("127.0.0.1", "::1"))
     race = _Race(loop, address, _interleave(remote), local, happy_eyeballs_delay)
     return await race.run()
+
+
+async def resolve(address: Address) -> list[_EndPoint]:
+    """List the end points of ``(host, port)``, each a family and a socket address.
+
+    Raises:
+        socket.gaierror: the name can't be resolved.
+
+    There is no time-out.  A cancelled lookup ends in the thread of the loop's executor.
+    """
+    return await _resolve(asyncio.get_running_loop(), address, ("127.0.0.1", "::1"))
+
+
+def is_ip_address(address: Address) -> bool:
+    """True for an address with nothing to resolve in it: an IP literal, or an empty host."""
+    check_address(address)
+    if isinstance(address, str):
+        return False
+    host = address[0]
+    return not host or any(
+        _is_literal(family, host) for family in (socket.AF_INET, socket.AF_INET6)
+    )
 
 
 class _Race:
