@@ -1,4 +1,8 @@
-"""``python -m benchmarks``: measure F1 to F5 and say which goals are met."""
+"""``python -m benchmarks``: measure F1 to F5 and say which goals are met.
+
+``ablation`` measures what each feature of the pool costs instead, ``overload`` how much work is
+done in time, by which way to queue, when there is too much of it.
+"""
 
 import argparse
 import gc
@@ -13,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import echoes, leases, loops
+from benchmarks.ablation import ablation
+from benchmarks.overload import overload, table
 from benchmarks.pairing import Result, run_case
 from benchmarks.report import LINE, line, notes
 from benchmarks.server_process import pin
@@ -31,6 +37,9 @@ MALLOC = {
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "what", nargs="?", choices=("goals", "ablation", "overload"), default="goals"
+    )
     parser.add_argument("--only", metavar="F1,F4", help="these goals only")
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "both"), default="both")
     parser.add_argument("--rounds", type=int, help="rounds of each pair (7; with --quick 5)")
@@ -41,6 +50,8 @@ def arguments() -> argparse.Namespace:
     unknown = [goal for goal in options.only if goal not in GOALS]
     if unknown:
         parser.error(f"--only {','.join(unknown)}: the goals are {', '.join(GOALS)}")
+    if options.what == "ablation":
+        options.only = ["A"]
     if options.rounds is None:
         options.rounds = 5 if options.quick else 7
     if options.rounds < 1:
@@ -75,6 +86,9 @@ async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Res
         case "F4":
             pin(here)
             cases = echoes.f4(loop, 100 * scale, here)
+        case "A":
+            cases = ablation(loop, 500 * scale)
+            slices = 3 if options.quick else 9
         case _:
             # The load on one core, what is measured on another.
             pin(here)
@@ -127,8 +141,23 @@ def machine() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": model, "cores": os.cpu_count()}
 
 
+def show_overload(options: argparse.Namespace) -> int:
+    """Run the policies on a virtual clock and print what each achieves."""
+    outcomes = overload((0.8, 1.0, 2.0, 4.0), 5.0 if options.quick else 30.0)
+    print("\n".join(table(outcomes)))
+    print("everything in units of the capacity; p50 and p99 of what was done in time")
+    if options.json is not None:
+        results = [outcome.as_json() for outcome in outcomes]
+        options.json.write_text(
+            json.dumps({"results": results}, indent=1) + "\n", encoding="utf-8"
+        )
+    return 0
+
+
 def main() -> int:
     options = arguments()
+    if options.what == "overload":
+        return show_overload(options)
     missing = {name: value for name, value in MALLOC.items() if os.environ.get(name) != value}
     if missing:
         os.environ.update(missing)
@@ -154,7 +183,8 @@ def main() -> int:
     for text in said:
         print(text)
     met = [result for result in results if result.met is not None]
-    print(f"{sum(1 for result in met if result.met)} of {len(met)} goals met")
+    if met:
+        print(f"{sum(1 for result in met if result.met)} of {len(met)} goals met")
     report["results"] = [result.as_json() for result in results]
     report["notes"] = said
     if options.json is not None:

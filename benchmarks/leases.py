@@ -12,7 +12,7 @@ from benchmarks.pairing import Case, Goal, Side, Slice
 from benchmarks.peers import open_peers
 from pulsar_client import Connection, Pool
 
-__all__ = ["f1", "f2", "f3"]
+__all__ = ["SIZE", "Lease", "Plain", "contend", "f1", "f2", "f3", "filled", "lease_and_release"]
 
 Lease = Callable[[], AbstractAsyncContextManager[Any]]
 SIZE = 10
@@ -36,9 +36,9 @@ async def plain() -> Plain:
 
 
 @asynccontextmanager
-async def filled(creator: Callable[[], Any], size: int) -> AsyncIterator[Pool]:
+async def filled(creator: Callable[[], Any], size: int, **options: Any) -> AsyncIterator[Pool]:
     """A pool of ours whose connections are all open and idle."""
-    async with Pool(creator, size, name="benchmark") as pool:
+    async with Pool(creator, size, name="benchmark", **options) as pool:
         async with AsyncExitStack() as stack:
             for _ in range(size):
                 await stack.enter_async_context(pool.connect())

@@ -4,7 +4,7 @@ from benchmarks.pairing import Result
 
 __all__ = ["LINE", "line", "notes"]
 
-_FORM = "{:<4}{:<8}{:<32}{:<28}{:>8} {:<15}{:<8}{:<18}{:>18}{:>16}"
+_FORM = "{:<4}{:<8}{:<38}{:<28}{:>8} {:<15}{:<8}{:<18}{:>18}{:>16}"
 LINE = _FORM.format(
     "goal",
     "loop",
