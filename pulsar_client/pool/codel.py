@@ -3,7 +3,10 @@
 After K. Nichols and V. Jacobson, "Controlling Queue Delay" (ACM Queue, 2012; RFC 8289), as pools
 use it: a queue that is merely long for a moment is left alone; one in which nobody got through
 quickly for a whole interval is a standing queue, and from then on those who have waited too long
-are turned away instead of served late.  Plain synchronous code: it is told the time.
+are turned away instead of served late.  That goes on until a whole interval has passed in which
+nobody had to be: an end at the first quick wait would let the queue grow again, and under steady
+overload half of the work would be done for those who wait no longer.  Plain synchronous code: it
+is told the time.
 """
 
 from math import inf
@@ -19,7 +22,7 @@ class CoDel:
         interval: seconds in which at least one waiter must have waited less than ``target``.
     """
 
-    __slots__ = ("_interval", "_interval_end", "_shortest", "_slow", "_target")
+    __slots__ = ("_interval", "_interval_end", "_shed", "_shortest", "_slow", "_target")
 
     def __init__(self, target: float, interval: float) -> None:
         self._target = target
@@ -28,6 +31,8 @@ class CoDel:
         # The shortest wait of this interval.
         self._shortest = inf
         self._slow = False
+        # Somebody was turned away in this interval.
+        self._shed = False
 
     def sheds(self, waited: float, now: float) -> bool:
         """True if one who has waited so long is to be turned away rather than served.
@@ -40,11 +45,13 @@ class CoDel:
             if self._shortest == inf:
                 self._slow = waited > self._target + self._interval
             else:
-                self._slow = self._shortest > self._target
+                self._slow = self._shed or self._shortest > self._target
+            self._shed = False
             self._interval_end = now + self._interval
             self._shortest = waited
         elif waited < self._shortest:
             self._shortest = waited
-        if waited <= self._target:
-            self._slow = False
-        return self._slow and waited > self._target
+        if self._slow and waited > self._target:
+            self._shed = True
+            return True
+        return False
