@@ -301,7 +301,6 @@ class Pool(EventHandler):
         self._leases.check_loop()
         now = self._leases.time() if self._leases.loop is not None else 0.0
         expired = 0
-        self._leases.plain = False
         for entry in tuple(self._ledger.entries.values()):
             if entry.state in (IDLE, LEASED) and (
                 condition is None or condition(entry.connection)
@@ -309,7 +308,10 @@ class Pool(EventHandler):
                 entry.dies_at = min(entry.dies_at, now)
                 entry.cause = "expired"
                 expired += 1
-        self._leases.maintenance.look()
+        if expired:
+            # Ages count from here on; where nothing expires, leases stay as quick as they were.
+            self._leases.plain = False
+            self._leases.maintenance.look()
         return expired
 
     def _begin(self) -> None:
