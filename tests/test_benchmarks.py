@@ -69,3 +69,29 @@ def test_an_unknown_goal_is_refused() -> None:
     done = run("--only", "F1,F99")
     assert done.returncode == 2
     assert "F99" in done.stderr
+
+
+def test_the_cost_of_each_feature_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--quick", "--rounds", "1", "--loop", "asyncio", "--json", str(file)]
+    done = run("ablation", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    names = {result["name"].partition(",")[0] for result in results}
+    assert {"everything off", "max_age", "check", "queue_target", "client.request"} <= names
+    assert all(result["ratio"] > 0 and result["goal"] == "A" for result in results)
+
+
+def test_goodput_under_overload(tmp_path: Path) -> None:
+    """On a virtual clock the figures are the same everywhere: they can be judged."""
+    file = tmp_path / "figures.json"
+    done = run("overload", "--quick", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    goodput = {(result["policy"], result["load"]): result["goodput"] for result in results}
+    for load in (2.0, 4.0):
+        assert goodput["time-out", load] < 0.1
+        assert goodput["CoDel", load] > 0.9
+    assert goodput["CoDel", 0.8] >= goodput["no limit", 0.8] - 0.001
