@@ -243,6 +243,7 @@ class SharedLedger(Ledger):
                 entry
                 for entry in self.entries.values()
                 if entry.state == LEASED
+                and entry.users  # without any it is being reset, and free when that has ended
                 and not (entry.exclusive or entry.sealed or entry in self._reserved)
             ]
             if len(shared) < min(2, self.max_size):
