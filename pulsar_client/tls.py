@@ -6,9 +6,10 @@ This module must not know of sockets, transports, loops or settings.  An interpr
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pulsar_client.exceptions import ConfigError
 
@@ -17,7 +18,9 @@ try:
 except ImportError:  # an interpreter that was built without OpenSSL
     ssl = None  # type: ignore[assignment]
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["ReloadableContext", "client_context", "server_context"]
+
+_logger = logging.getLogger("pulsar_client.tls")
 
 _Path: TypeAlias = "str | os.PathLike[str]"
 
@@ -43,7 +46,7 @@ def server_context(
         password: of an encrypted key; nobody is asked at a terminal.
         ca_file: PEM file with authorities; with one, every client must show a certificate that
             one of them signed.
-        minimum_version: oldest version allowed, None for TLS 1.2.
+        minimum_version: oldest version allowed, TLS 1.2 (None) or later.
         alpn: protocols offered, the preferred one first, such as ``("h2", "http/1.1")``.
 
     Raises:
@@ -54,13 +57,61 @@ def server_context(
     """
     _require_ssl()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = minimum_version or ssl.TLSVersion.TLSv1_2
+    context.minimum_version = _checked_version(minimum_version)
     _load_certificate(context, cert_file, key_file, password)
     if ca_file is not None:
         _load_authorities(context, ca_file)
         context.verify_mode = ssl.CERT_REQUIRED
     _set_alpn(context, alpn)
     return context
+
+
+class ReloadableContext:
+    """The TLS context of a server that can take another certificate while it serves.
+
+    Args:
+        cert_file, key_file, password: as for `server_context`.
+        logger: gets a line when the files were read anew, and an error when they can't be used.
+        **kw: the other arguments of `server_context`.
+
+    Raises:
+        ConfigError, TypeError, ValueError: as for `server_context`.
+    """
+
+    def __init__(
+        self,
+        cert_file: _Path,
+        key_file: _Path | None = None,
+        *,
+        password: str | bytes | None = None,
+        logger: logging.Logger | None = None,
+        **kw: Any,
+    ) -> None:
+        self._files = (cert_file, key_file, password)
+        self._logger = logger or _logger
+        #: What servers are given; it stays the same object.
+        self.context: ssl.SSLContext = server_context(cert_file, key_file, password=password, **kw)
+
+    def reload(self) -> bool:
+        """Read certificate and key anew, from the same files.
+
+        The next handshake uses them; connections that are open go on as they are.  Authorities,
+        versions and ALPN stay what they were.
+
+        Returns:
+            Whether they are used now.  If they can't be, because one of them is missing or they
+            don't match, the error is logged and the old ones stay in use.
+        """
+        try:
+            # A context that failed to load a pair has neither the old nor the new one: try it on
+            # another first.
+            _load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *self._files)
+            _load_certificate(self.context, *self._files)
+        except ConfigError as error:
+            self._logger.error("the old certificate stays in use: %s", error)
+            return False
+        self._logger.info("cert_file %s was read anew", _name(self._files[0]))
+        return True
 
 
 def client_context(
@@ -108,6 +159,18 @@ def client_context(
 def _require_ssl() -> None:
     if ssl is None:
         raise ConfigError("TLS needs the ssl module, which this Python was built without")
+
+
+def _checked_version(version: ssl.TLSVersion | None) -> ssl.TLSVersion:
+    oldest = ssl.TLSVersion.TLSv1_2
+    if version is None:
+        return oldest
+    if not isinstance(version, ssl.TLSVersion):
+        raise TypeError(f"minimum_version must be an ssl.TLSVersion, not {version!r}")
+    # MINIMUM_SUPPORTED and MAXIMUM_SUPPORTED are negative.
+    if version < oldest and version != ssl.TLSVersion.MAXIMUM_SUPPORTED:
+        raise ValueError(f"minimum_version must be TLSv1_2 or later, not {version.name}")
+    return version
 
 
 def _load_certificate(
