@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure F1 to F5 and say which goals are met.
+"""``python -m benchmarks``: measure the goals and say which goals are met.
 
 ``ablation`` measures what each feature of the pool costs instead, ``overload`` how much work is
 done in time, by which way to queue, when there is too much of it.
@@ -16,14 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import echoes, leases, loops
+from benchmarks import connections, echoes, leases, loops
 from benchmarks.ablation import ablation
 from benchmarks.overload import overload, table
 from benchmarks.pairing import Result, run_case
 from benchmarks.report import LINE, line, notes
 from benchmarks.server_process import pin
 
-GOALS = ("F1", "F2", "F3", "F4", "F5")
+GOALS = ("F1", "F2", "F3", "F4", "F5", "F7", "F9")
 
 # asyncio reads into fresh blocks of 256 KiB; whether malloc maps each anew depends on what a
 # process did before, and alone makes two equal programs differ by more than half.  Both sides
@@ -89,6 +89,13 @@ async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Res
         case "A":
             cases = ablation(loop, 500 * scale)
             slices = 3 if options.quick else 9
+        case "F7":
+            pin(here)
+            cases = connections.f7(loop, 1000 if options.quick else 5000, there)
+            slices = 1  # a slice is a new process
+        case "F9":
+            pin(here)
+            cases = connections.f9(loop, 64 * scale, there)
         case _:
             # The load on one core, what is measured on another.
             pin(here)

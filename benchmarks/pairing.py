@@ -38,12 +38,17 @@ class Goal:
 
     limit: float
     at_most: bool
+    #: How much our cost may be above the other's, if that matters too.
+    above: float | None = None
 
     def __str__(self) -> str:
-        return f"{'<=' if self.at_most else '>='} {self.limit:g}"
+        text = f"{'<=' if self.at_most else '>='} {self.limit:g}"
+        return text if self.above is None else f"{text}, +{self.above:g}"
 
-    def met(self, ratio: float) -> bool:
-        """True if the ratio is good enough."""
+    def met(self, ratio: float, above: float) -> bool:
+        """True if the ratio, and the difference, are good enough."""
+        if self.above is not None and above > self.above:
+            return False
         return ratio <= self.limit if self.at_most else ratio >= self.limit
 
 
@@ -60,6 +65,8 @@ class Case:
     goals: dict[str, Goal | None]
     #: Where there is no goal: ratios of costs, or of rates.
     costs: bool = True
+    #: Of a cost: what a slice has as ``cpu`` is in millions of it.
+    unit: str = "CPU us/operation"
     #: Said below the table.
     notes: list[str] = field(default_factory=list)
 
@@ -127,8 +134,8 @@ def _line(
         ratio_min=min(ratios),
         ratio_max=max(ratios),
         wanted=None if goal is None else str(goal),
-        met=None if goal is None else goal.met(ratio),
-        unit="CPU us/operation",
+        met=None if goal is None else goal.met(ratio, median(ours_cpu) - median(other_cpu)),
+        unit=case.unit,
         ours_us=median(ours_cpu),
         other_us=median(other_cpu),
         ours_client_us=_client(taken[case.ours]),

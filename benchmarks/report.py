@@ -48,5 +48,7 @@ def _verdict(result: Result) -> str:
         return ""
     if result.met:
         return "met"
-    limit = float(result.wanted.split()[1])
+    limit = float(result.wanted.split()[1].rstrip(","))
+    if "+" in result.wanted:
+        return f"MISSED, +{result.ours_us - result.other_us:.0f}"
     return f"MISSED by {abs(result.ratio / limit - 1):.1%}"

@@ -5,6 +5,7 @@ It prints its port and serves until its standard input ends, ten minutes at most
 
 import asyncio
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -105,4 +106,6 @@ class ServerProcess:
 if __name__ == "__main__":
     _kind, _loop, _core = sys.argv[1:]
     pin(int(_core) if _core else None)
+    _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
     run_in(_loop, KINDS[_kind]())

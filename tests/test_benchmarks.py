@@ -40,6 +40,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
                 "10 connections, 16 in flight",
             },
         ),
+        ("F7", {"idle connection, not used yet", "idle after a request"}),
+        ("F9", {"new connection, one request"}),
     ],
 )
 def test_a_goal_is_measured_and_written_down(goal: str, works: set[str], tmp_path: Path) -> None:
