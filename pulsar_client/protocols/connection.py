@@ -58,7 +58,9 @@ class Connection(ConsumerFeed):
         pipeline: int | None = None,
         **kw: Any,
     ) -> None:
-        super().__init__(consumer_factory, timeout=timeout, **kw)
+        if timeout is not None:
+            kw["timeout"] = timeout
+        super().__init__(consumer_factory, **kw)
         if pipeline is not None:
             if isinstance(pipeline, bool) or not isinstance(pipeline, int) or pipeline < 1:
                 raise ValueError(

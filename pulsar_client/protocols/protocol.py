@@ -71,13 +71,18 @@ class PulsarProtocol(FlowControl, Timeout):
         logger: logging.Logger | None = None,
         **kw: Any,
     ) -> None:
-        unknown = kw.keys() - _KEYWORDS
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; "
-                f"beside its own it takes: {', '.join(sorted(_KEYWORDS))}"
-            )
-        super().__init__(loop=loop, **kw)
+        if kw:
+            unknown = kw.keys() - _KEYWORDS
+            if unknown:
+                raise TypeError(
+                    f"{type(self).__name__} got an unexpected keyword argument {min(unknown)!r}; "
+                    f"beside its own it takes: {', '.join(sorted(_KEYWORDS))}"
+                )
+            super().__init__(loop=loop, **kw)
+        elif loop is not None:
+            # What the bases do when they are given nothing else, without what their calls cost
+            # each new connection.
+            EventHandler.__init__(self, loop)
         self.session = session
         #: Who made this protocol, or None.
         self.producer: Any = producer

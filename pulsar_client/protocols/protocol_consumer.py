@@ -35,7 +35,7 @@ class ProtocolConsumer(EventHandler):
     connection: Any = None
     #: What :meth:`start` was given; None before, and on servers.
     request: Any = None
-    _result: Any = None
+    _given: Any = None
     _exc: BaseException | None = None
     _started = False
     _done = False
@@ -207,13 +207,15 @@ class ProtocolConsumer(EventHandler):
         if self._done:
             return
         self._done = True
-        self._result = self if result is _SELF else result
+        # Not this consumer itself: in a ring it would stay until the garbage collector runs.
+        self._given = result
+        result = self if result is _SELF else result
         if exc is not None:
             self._exc = exc = checked_exception(exc)
         connection = self.connection
         if connection is None:
             if self._one_time is not None:
-                self._fire_once("post_request", self._result, exc)
+                self._fire_once("post_request", result, exc)
             return
         # First, so that whoever is woken below finds the connection free.
         if self._pipeline is None:
@@ -222,15 +224,15 @@ class ProtocolConsumer(EventHandler):
             self._pipeline.request_done(self)
         producer = connection.producer
         if producer is not None and producer._many_times is not None:
-            self._fire_once("post_request", self._result, exc)
+            self._fire_once("post_request", result, exc)
         elif self._one_time is not None:
             event = self._one_time.get("post_request")
             if event is not None:
-                event.complete(self, self._result, exc)
+                event.complete(self, result, exc)
         waiter = self._waiter
         if waiter is not None:
             if exc is None and self._one_time is None and not waiter.done():
-                waiter.set_result(self._result)
+                waiter.set_result(result)
             else:
                 self._wake(waiter)
 
@@ -416,6 +418,10 @@ class ProtocolConsumer(EventHandler):
             self.finished(exc=exc)
         self._hand_over()
         self.connection.request_ready(self)
+
+    @property
+    def _result(self) -> Any:
+        return self if self._given is _SELF else self._given
 
     def _upstream(self) -> EventHandler | None:
         producer: EventHandler | None = self.producer

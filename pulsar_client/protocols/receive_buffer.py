@@ -7,15 +7,24 @@ one step, one is enough.  uvloop does the same by itself.
 """
 
 import asyncio
+import threading
+import weakref
 from typing import Any
-from weakref import WeakKeyDictionary
 
 __all__ = ["receive_in_buffer"]
 
 #: Bytes that one read takes at most.
 _SIZE = 65536
 
-_buffers: "WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview]" = WeakKeyDictionary()
+
+class _Here(threading.local):
+    """The buffer of the loop that ran last in this thread."""
+
+    loop: "weakref.ref[asyncio.AbstractEventLoop] | None" = None
+    buffer: memoryview
+
+
+_here = _Here()
 
 
 def receive_in_buffer(protocol: Any, transport: Any) -> None:
@@ -31,10 +40,10 @@ def receive_in_buffer(protocol: Any, transport: Any) -> None:
         return
     if transport.get_extra_info("socket") is None:
         return  # not the loop's own transport
-    buffer = _buffers.get(loop)
-    if buffer is None:
-        buffer = _buffers[loop] = memoryview(bytearray(_SIZE))
-    transport.set_protocol(_Receiver(protocol, buffer))
+    if _here.loop is None or _here.loop() is not loop:
+        _here.loop = weakref.ref(loop)
+        _here.buffer = memoryview(bytearray(_SIZE))
+    transport.set_protocol(_Receiver(protocol, _here.buffer))
 
 
 class _Receiver(asyncio.BufferedProtocol):
