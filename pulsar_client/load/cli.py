@@ -8,60 +8,61 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pulsar_client.exceptions import ConfigError
-from pulsar_client.load import quantities
-from pulsar_client.load.plan import Limits, Plan
+from pulsar_client.load.calibration import calibrate
+from pulsar_client.load.comparison import compare
+from pulsar_client.load.event_loops import LOOPS, loop_factory
+from pulsar_client.load.html_report import html_report
+from pulsar_client.load.live import make_view
+from pulsar_client.load.maximum import find_maximum
+from pulsar_client.load.merging import merge
+from pulsar_client.load.options import Parser, add_common, add_run, plan_of, value
+from pulsar_client.load.plan import Plan
+from pulsar_client.load.prometheus import metrics_server
+from pulsar_client.load.quantities import duration, rate
+from pulsar_client.load.recorder import Totals
 from pulsar_client.load.result import Result
 from pulsar_client.load.running import run
-from pulsar_client.load.schedule import Stage
 from pulsar_client.load.session import Stop, TargetUnreachable
-from pulsar_client.load.text_report import text_report
+from pulsar_client.load.text_report import csv_report, text_report
 from pulsar_client.load.thresholds import Threshold
 
 __all__ = ["main"]
 
 PASSED, MISSED, USAGE, INVALID, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+_PROGRAM = "python -m pulsar_client load"
+_EPILOG = (
+    "Exit codes: 0 passed, 1 threshold missed, 2 wrong use, 3 INVALID, 4 unreachable at the "
+    "start, 130 interrupted.  Other commands: load calibrate, load find-max, load compare, "
+    "load merge; each has its --help."
+)
 _T = TypeVar("_T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line, run, report; return the exit code."""
+    """Read the command line, do what it says, and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = run_parser()
-    options = parser.parse_args(arguments)
+    command = COMMANDS.get(arguments[0]) if arguments else None
     try:
-        plan = plan_of(options)
-        thresholds = [Threshold.parse(text) for text in options.threshold]
-    except ConfigError as exc:
-        parser.error(str(exc))
-    return carry_out(plan, thresholds, options)
-
-
-def carry_out(plan: Plan, thresholds: list[Threshold], options: argparse.Namespace) -> int:
-    """Run a plan, write the reports, and give the exit code."""
-    stop = Stop()
-    try:
-        with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-            result = runner.run(_interruptible(plan, thresholds, stop))
-        write_reports(result, options)
+        if command is not None:
+            return command(arguments[1:])
+        return command_run(arguments)
     except TargetUnreachable as exc:
         print(f"unreachable: {exc}", file=sys.stderr)
         return UNREACHABLE
     except ConfigError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"{_PROGRAM}: error: {exc}\n(--help shows the options)", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    return exit_code(result)
 
 
 def exit_code(result: Result) -> int:
@@ -73,26 +74,90 @@ def exit_code(result: Result) -> int:
     return PASSED if result.passed else MISSED
 
 
-async def _interruptible(plan: Plan, thresholds: list[Threshold], stop: Stop) -> Result:
-    """Run a plan; SIGINT stops it and lets the report be written (L18)."""
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError):
-        loop.add_signal_handler(signal.SIGINT, stop.request)
-        loop.add_signal_handler(signal.SIGTERM, stop.request)
-    # What was made until now is never garbage: a collection in the run need not look at it.
-    gc.collect()
-    gc.freeze()
-    return await run(plan, thresholds=thresholds, stop=stop)
+# -- run -------------------------------------------------------------------------------------
+
+
+def command_run(arguments: Sequence[str]) -> int:
+    """``load TARGET …``: one run."""
+    parser = Parser(
+        prog=_PROGRAM,
+        description="Put load on a target and report what it does to its response times.",
+        epilog=_EPILOG,
+    )
+    add_common(parser)
+    add_run(parser)
+    options = parser.parse_args(arguments)
+    plan = plan_of(options)
+    for path in (options.json, options.csv, options.html):
+        check_writable(path)
+    result = in_loop(options.loop, lambda stop: _watched(plan, options.threshold, options, stop))
+    write_reports(result, options)
+    return exit_code(result)
+
+
+async def _watched(
+    plan: Plan, thresholds: list[Threshold], options: argparse.Namespace, stop: Stop
+) -> Result:
+    """Run a plan and show how it goes."""
+    totals = Totals()
+    async with contextlib.AsyncExitStack() as stack:
+        if options.prometheus is not None:
+            try:
+                server = metrics_server(options.prometheus, totals)
+                await stack.enter_async_context(server)
+            except (ValueError, OSError) as exc:
+                raise ConfigError(f"--prometheus {options.prometheus}: {exc}") from exc
+        view = make_view(plan, quiet=options.quiet)
+        stack.callback(view.close)
+        return await run(plan, thresholds=thresholds, stop=stop, watch=view.show, totals=totals)
+
+
+def in_loop(name: str, work: Callable[[Stop], Coroutine[Any, Any, _T]]) -> _T:
+    """Run a coroutine in a loop of its own; SIGINT asks it to stop and to report (L18)."""
+    stop = Stop()
+
+    async def interruptible() -> _T:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal.SIGINT, stop.request)
+            loop.add_signal_handler(signal.SIGTERM, stop.request)
+        # What was made until now is never garbage: a collection in the run need not look at it.
+        gc.collect()
+        gc.freeze()
+        return await work(stop)
+
+    with asyncio.Runner(loop_factory=loop_factory(name)) as runner:
+        return runner.run(interruptible())
 
 
 def write_reports(result: Result, options: argparse.Namespace) -> None:
     """Print the text, and write the files that were asked for."""
-    print(text_report(result), end="", flush=True)
-    if options.json:
-        _write(options.json, json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
+    if options.json != "-":
+        print(text_report(result), end="", flush=True)
+    if options.json is not None:
+        write(options.json, json.dumps(result.as_json(), allow_nan=False) + "\n")
+    if getattr(options, "csv", None) is not None:
+        write(options.csv, csv_report(result))
+    if getattr(options, "html", None) is not None:
+        write(options.html, html_report(result))
 
 
-def _write(path: str, text: str) -> None:
+def check_writable(path: str | None) -> None:
+    """Refuse a file that can't be written, before the run instead of after it.
+
+    Raises:
+        ConfigError: its directory does not exist.
+    """
+    if path not in (None, "-") and not Path(str(path)).resolve().parent.is_dir():
+        raise ConfigError(f"{path!r} can't be written: its directory does not exist")
+
+
+def write(path: str, text: str) -> None:
+    """Write a file, or to standard output for ``-``.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
     if path == "-":
         print(text, end="", flush=True)
         return
@@ -102,157 +167,120 @@ def _write(path: str, text: str) -> None:
         raise ConfigError(f"{path!r} can't be written: {exc.strerror}") from exc
 
 
-# -- the command line ------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose help is as wide as a line of this file."""
-
-    def __init__(self, **kw: Any) -> None:
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kw)
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, without the long usage, and exit with 2."""
-        self.exit(USAGE, f"{self.prog}: error: {message}\n(--help shows the options)\n")
-
-
-def value(read: Callable[[str], _T]) -> Callable[[str], _T]:
-    """Make a reader of quantities one of argparse."""
-
-    def convert(text: str) -> _T:
-        try:
-            return read(text)
-        except ConfigError as exc:
-            raise argparse.ArgumentTypeError(str(exc)) from exc
-
-    return convert
-
-
-def stage(text: str) -> Stage:
-    """Read a stage: ``30s:100`` or a ramp, ``30s:100..1000``.
+def read(path: str) -> Result:
+    """Read the JSON of a run.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: it can't be read, or is none.
     """
-    seconds, colon, rates = text.partition(":")
-    first, dots, last = rates.partition("..")
-    if not colon or not first or (dots and not last):
-        raise ConfigError(f"{text!r} is no stage; expected 30s:1000 or a ramp, 30s:100..1000")
-    to = quantities.rate(last) if dots else None
-    return Stage(quantities.duration(seconds), quantities.rate(first), to)
+    try:
+        return Result.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as exc:
+        raise ConfigError(f"{path!r} can't be read: {exc.strerror}") from exc
+    except (ValueError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path!r}: {exc}") from exc
 
 
-def run_parser() -> argparse.ArgumentParser:
-    """The options of a run."""
+# -- the other commands ----------------------------------------------------------------------
+
+
+def command_calibrate(arguments: Sequence[str]) -> int:
+    """``load calibrate``: what this machine can do (L6)."""
     parser = Parser(
-        prog="python -m pulsar_client load",
-        description="Put load on a target and report what it does to its response times.",
-        epilog="Exit codes: 0 passed, 1 threshold missed, 2 wrong use, 3 INVALID, "
-        "4 unreachable at the start, 130 interrupted.",
+        prog=f"{_PROGRAM} calibrate",
+        description="Show the ceiling of this machine, against a server that does nothing.",
     )
-    parser.add_argument(
-        "what",
-        nargs="+",
-        metavar="TARGET|SCENARIO.py",
-        help="tcp://HOST:PORT, tls://…, udp://…, unix:///PATH, and/or a file with scenarios",
+    parser.add_argument("--duration", type=value(duration), default=2.0, metavar="T")
+    parser.add_argument("--loop", choices=LOOPS, default="auto")
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args(arguments)
+    check_writable(options.json)
+    found = in_loop(options.loop, lambda stop: calibrate(options.duration, stop))
+    if options.json != "-":
+        print(found.text(), end="")
+    if options.json is not None:
+        write(options.json, json.dumps(found.as_json()) + "\n")
+    return INTERRUPTED if found.interrupted else PASSED
+
+
+def command_find_max(arguments: Sequence[str]) -> int:
+    """``load find-max``: the highest rate that keeps an objective."""
+    parser = Parser(
+        prog=f"{_PROGRAM} find-max",
+        description="Search the highest rate at which every objective holds.",
     )
-    add_model(parser)
-    add_connections(parser)
-    add_output(parser)
-    return parser
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Options of what is sent, and when."""
-    seconds, rate = value(quantities.duration), value(quantities.rate)
-    group = parser.add_argument_group("requests")
-    add = group.add_argument
-    add("--protocol", help="echo, line, http, redis-ping or module:Consumer")
-    add("--rate", type=rate, metavar="N", help="requests a second: an open loop")
-    add("--duration", type=seconds, default=10.0, metavar="T", help="measured time")
-    add("--warmup", type=seconds, default=0.0, metavar="T", help="before it, in no number")
-    add("--stage", type=value(stage), action="append", metavar="T:N..N", help="of an open loop")
-    add("--arrivals", choices=("constant", "poisson"), default="constant")
-    add("--seed", type=int, default=1, help="of everything random")
-    add("--in-flight", type=int, metavar="N", help="a closed loop; with --rate a cap")
-    add("--on-full", choices=("queue", "drop"), default="queue", help="at the cap")
-    add("--size", type=value(quantities.size), default=64, metavar="B", help="of a message")
-    add("--think", type=seconds, default=0.0, metavar="T", help="pause of a closed loop's callers")
-    add("--timeout", type=seconds, default=10.0, metavar="T", help="of one request")
-    add("--i-own-this-target", action="store_true", help="needed beyond private networks")
-
-
-def add_connections(parser: argparse.ArgumentParser) -> None:
-    """Options of the connections and the process."""
-    seconds = value(quantities.duration)
-    group = parser.add_argument_group("connections")
-    add = group.add_argument
-    add("--connections", type=int, default=10, metavar="N", help="size of the pool")
-    add("--ca-file", metavar="PEM", help="authorities for tls://")
-    add("--insecure", action="store_true", help="do not verify the certificate")
-    add("--loop", choices=("auto", "asyncio", "uvloop"), default="auto")
-    limits = parser.add_argument_group("the run is INVALID beyond")
-    default = Limits()
-    limits.add_argument("--max-lateness", type=seconds, default=default.lateness, metavar="T")
-    limits.add_argument("--max-loop-lag", type=seconds, default=default.loop_lag, metavar="T")
-    limits.add_argument("--max-cpu", type=float, default=default.cpu, metavar="0..1")
-
-
-def add_output(parser: argparse.ArgumentParser) -> None:
-    """Options of the reports."""
-    group = parser.add_argument_group("output")
-    add = group.add_argument
-    add("--json", metavar="FILE", help="write the result there; - for standard output")
-    add("--threshold", action="append", default=[], metavar="COND", help="p99(response)<20ms, …")
-
-
-def plan_of(options: argparse.Namespace) -> Plan:
-    """Make the plan of a command line.
-
-    Raises:
-        ConfigError: it makes no sense.
-    """
-    files = [word for word in options.what if word.endswith(".py")]
-    targets = [word for word in options.what if word not in files]
-    if len(files) > 1 or len(targets) > 1:
-        raise ConfigError(f"{' '.join(options.what)!r}: at most one target and one scenario file")
-    return Plan(
-        target=targets[0] if targets else None,
-        scenario_file=files[0] if files else None,
-        protocol=options.protocol,
-        rate=options.rate,
-        stages=tuple(options.stage or ()),
-        arrivals=options.arrivals,
-        seed=options.seed,
-        in_flight=options.in_flight,
-        on_full=options.on_full,
-        duration=options.duration,
-        warmup=options.warmup,
-        connections=options.connections,
-        timeout=options.timeout,
-        size=options.size,
-        think=options.think,
-        ca_file=options.ca_file,
-        insecure=options.insecure,
-        limits=Limits(
-            lateness=options.max_lateness, loop_lag=options.max_loop_lag, cpu=options.max_cpu
+    add_common(parser)
+    add = parser.add_argument
+    add("--slo", type=value(Threshold.parse), action="append", required=True, metavar="COND")
+    add("--start", type=value(rate), default=100.0, metavar="N", help="the first rate")
+    add("--limit", type=value(rate), default=200_000.0, metavar="N", help="the highest rate")
+    add("--trial", type=value(duration), default=5.0, metavar="T", help="of each run")
+    add("--precision", type=float, default=0.05, metavar="SHARE", help="of the answer")
+    add("--json", metavar="FILE")
+    options = parser.parse_args(arguments)
+    check_writable(options.json)
+    plan = plan_of(options, rate=options.start, duration=options.trial)
+    found = in_loop(
+        options.loop,
+        lambda stop: find_maximum(
+            plan,
+            options.slo,
+            limit=options.limit,
+            precision=options.precision,
+            stop=stop,
+            tell=lambda line: print(line, flush=True) if options.json != "-" else None,
         ),
-        own_target=options.i_own_this_target,
     )
+    if options.json != "-":
+        print(found.text(), end="")
+    if options.json is not None:
+        write(options.json, json.dumps(found.as_json()) + "\n")
+    if found.interrupted:
+        return INTERRUPTED
+    return MISSED if found.rate is None else PASSED
 
 
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Find what makes the event loop called `name`; None for asyncio's own.
+def command_compare(arguments: Sequence[str]) -> int:
+    """``load compare a.json b.json``: is the second run worse?"""
+    parser = Parser(
+        prog=f"{_PROGRAM} compare",
+        description="Compare two runs; what repeated runs differ by among themselves is noise.",
+        epilog="Exit codes: 0 not worse, 1 worse, 2 wrong use, 3 a run is INVALID.",
+    )
+    parser.add_argument("base", help="JSON of the run to compare with")
+    parser.add_argument("new", help="JSON of the run to judge")
+    parser.add_argument(
+        "--noise", nargs="+", default=[], metavar="JSON", help="more runs like the base"
+    )
+    parser.add_argument("--at-least", type=float, default=0.05, metavar="SHARE", help="to matter")
+    options = parser.parse_args(arguments)
+    base, new = read(options.base), read(options.new)
+    found = compare(base, new, [read(path) for path in options.noise], options.at_least)
+    print(found.text(), end="")
+    if not (base.valid and new.valid):
+        return INVALID
+    return MISSED if found.worse else PASSED
 
-    Raises:
-        ConfigError: uvloop is wanted and not installed.
-    """
-    present = importlib.util.find_spec("uvloop") is not None
-    if name == "asyncio" or (name == "auto" and not present):
-        return None
-    if not present:
-        raise ConfigError("--loop uvloop: uvloop is not installed")
-    import uvloop
 
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
+def command_merge(arguments: Sequence[str]) -> int:
+    """``load merge a.json b.json …``: parts of a run that were made at the same time (L9)."""
+    parser = Parser(
+        prog=f"{_PROGRAM} merge",
+        description="Add runs that were made at the same time, bucket by bucket.",
+    )
+    parser.add_argument("part", nargs="+", help="JSON of a run")
+    parser.add_argument("--json", metavar="FILE", help="- for standard output, instead of text")
+    parser.add_argument("--csv", metavar="FILE")
+    parser.add_argument("--html", metavar="FILE")
+    options = parser.parse_args(arguments)
+    result = merge([read(path) for path in options.part])
+    write_reports(result, options)
+    return PASSED if result.valid else INVALID
+
+
+COMMANDS = {
+    "calibrate": command_calibrate,
+    "find-max": command_find_max,
+    "compare": command_compare,
+    "merge": command_merge,
+}

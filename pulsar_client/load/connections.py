@@ -4,18 +4,19 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from pulsar_client.clients import AbstractClient
+from pulsar_client.clients import AbstractClient, AbstractUdpClient
 from pulsar_client.exceptions import ProtocolError
 from pulsar_client.load.plan import Plan
 from pulsar_client.load.scenarios import Context, Scenario
 from pulsar_client.load.target import Target
 from pulsar_client.load.wire import Wire
 from pulsar_client.pool import Pool
-from pulsar_client.protocols import Connection
+from pulsar_client.protocols import Connection, DatagramProtocol
 from pulsar_client.tls import client_context
 
-__all__ = ["TargetClient", "WrongReply", "wire_scenario"]
+__all__ = ["TargetClient", "UdpTargetClient", "WrongReply", "open_client", "wire_scenario"]
 
 
 class WrongReply(ProtocolError):
@@ -27,8 +28,8 @@ class TargetClient(AbstractClient):
 
     Args:
         plan: of the run.
-        target: where to; with a fault proxy in between, that one's address.
-        address: where to connect.
+        target: where to, by name.
+        address: where to connect; with a fault proxy in between, that one's address.
         wire: the protocol.
         connects: where the seconds that dials took are appended.
         clock: gives the moment.
@@ -68,16 +69,98 @@ class TargetClient(AbstractClient):
         return connection
 
 
+class UdpTargetClient(AbstractUdpClient):
+    """Opens endpoints that are connected to a target; one request is in flight on each.
+
+    Args:
+        plan: of the run.
+        target: where to.
+        wire: the protocol; a message is a datagram.
+        connects: where the seconds that opening took are appended.
+        clock: gives the moment.
+        size: endpoints of the pool.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        wire: Wire,
+        *,
+        connects: list[float],
+        clock: Callable[[], float],
+        size: int,
+    ) -> None:
+        factory = partial(DatagramProtocol, consumer_factory=wire.consumer)
+        super().__init__(protocol_factory=factory, name="load")
+        self._address = target.address
+        self._connects = connects
+        self._clock = clock
+        self.connect_timeout = plan.timeout
+        self.pool: Pool = Pool(self.create_endpoint, size, timeout=None, name=target.url)
+
+    async def create_endpoint(self) -> DatagramProtocol:
+        """Open an endpoint, for the pool."""
+        began = self._clock()
+        endpoint: DatagramProtocol = await self.create_datagram_endpoint(remote_addr=self._address)
+        self._connects.append(self._clock() - began)
+        return endpoint
+
+
+def open_client(
+    plan: Plan,
+    target: Target,
+    address: Any,
+    wire: Wire,
+    *,
+    connects: list[float],
+    clock: Callable[[], float],
+    size: int,
+) -> TargetClient | UdpTargetClient:
+    """Make the client that fits a target's scheme; see the classes."""
+    if target.scheme == "udp":
+        return UdpTargetClient(plan, target, wire, connects=connects, clock=clock, size=size)
+    return TargetClient(plan, target, address, wire, connects=connects, clock=clock, size=size)
+
+
 def wire_scenario(plan: Plan, wire: Wire) -> Scenario:
     """Make the scenario of a protocol: one message, one reply."""
     make_message, echoes, size = wire.message, wire.echoes, plan.size
+    churns = plan.requests_per_connection is not None or plan.connection_age is not None
+    last = Churn(plan) if churns else None
+    options = {"timeout": plan.timeout} if plan.target and plan.target.startswith("udp:") else {}
 
     async def request(ctx: Context) -> None:
         message = make_message(ctx.number, size)
         async with ctx.pool.connect() as lease:
             ctx.sent = ctx.clock()
-            reply = await lease.connection.request(message)
+            connection = lease.connection
+            reply = await connection.request(message, **options)
+            if last is not None and last(connection, ctx.clock()):
+                lease.close(discard=True)
         if echoes and reply != message:
             raise WrongReply(f"sent {message[:60]!r}, got {bytes(reply)[:60]!r}")
 
     return Scenario(request, plan.protocol or "request")
+
+
+class Churn:
+    """Tells when a connection has had its last request.
+
+    Args:
+        plan: how many requests a connection may have, and how many seconds.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._requests = plan.requests_per_connection
+        self._age = plan.connection_age
+        # A connection that ends in another way is forgotten with it.
+        self._seen: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
+
+    def __call__(self, connection: Any, now: float) -> bool:
+        """Count a request of a connection; True if it was the last."""
+        count, since = self._seen.get(connection, (0, now))
+        self._seen[connection] = (count + 1, since)
+        return (self._requests is not None and count + 1 >= self._requests) or (
+            self._age is not None and now - since >= self._age
+        )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pulsar_client.exceptions import ConfigError
-from pulsar_client.load.scenarios import Scenario, ScenarioFile, Setup, load_file
+from pulsar_client.load.faults import Fault
+from pulsar_client.load.scenarios import Scenario, ScenarioFile, load_file
 from pulsar_client.load.schedule import Stage, planned
 from pulsar_client.load.target import Target
 from pulsar_client.load.wire import find_wire
@@ -59,7 +60,10 @@ class Plan:
         think: seconds that each caller of a closed loop waits before its next request.
         requests_per_connection: after so many requests a connection is closed; None for never.
         connection_age: after so many seconds a connection is closed; None for never.
-        workers: processes.
+        workers: processes; with more than one, each makes its share of the schedule.
+        engine: where they run: None for this machine, or ``dask://HOST:PORT``.
+        loop_name: the event loop of workers.
+        faults: what happens on the way to the target, and when.
         ca_file: PEM file of the authorities for ``tls://``; None for those of the system.
         insecure: do not verify the certificate of ``tls://``.
         interval: seconds of one point of the time line; None for one that fits.
@@ -90,6 +94,9 @@ class Plan:
     requests_per_connection: int | None = None
     connection_age: float | None = None
     workers: int = 1
+    engine: str | None = None
+    loop_name: Literal["auto", "asyncio", "uvloop"] = "auto"
+    faults: Sequence[Fault] = ()
     ca_file: str | None = None
     insecure: bool = False
     interval: float | None = None
@@ -136,6 +143,8 @@ class Plan:
         """Seconds of one point of the time line."""
         if self.interval is not None:
             return self.interval
+        if self.workers > 1 or self.engine is not None:
+            return 1.0  # one message a second from each
         return min(1.0, max(0.1, (self.measured + self.warmup) / 100))
 
     def where(self) -> Target | None:
@@ -146,14 +155,14 @@ class Plan:
         """The scenarios; none of them if the protocol's own request is to be made."""
         if self.scenario_file is not None:
             return load_file(self.scenario_file)
-        setup: Setup | None = None
-        return ScenarioFile(tuple(self.scenarios), setup)
+        return ScenarioFile(tuple(self.scenarios))
 
     def as_json(self) -> dict[str, Any]:
         """Give it for a report, or for another process."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         data["limits"] = vars(self.limits).copy()
         data["stages"] = [[stage.duration, stage.rate, stage.to] for stage in self.stages]
+        data["faults"] = [fault.text for fault in self.faults]
         data["scenarios"] = [scenario.label for scenario in self.scenarios]
         return data
 
@@ -171,6 +180,7 @@ class Plan:
                 **data,
                 "limits": Limits(**data["limits"]),
                 "stages": [Stage(*stage) for stage in data["stages"]],
+                "faults": [Fault.parse(text) for text in data["faults"]],
                 "scenarios": (),
             }
         )
@@ -181,6 +191,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} is {value!r}, expected seconds above 0")
+        if self.interval is not None and self.interval > 1:
+            raise ConfigError(f"interval is {self.interval!r}, expected at most 1 second")
         for name in ("warmup", "think"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
@@ -207,6 +219,10 @@ class Plan:
             raise ConfigError(
                 "give a rate (open loop) or in_flight (closed loop): a load test needs one"
             )
+        if self.engine is not None and not self.engine.startswith("dask://"):
+            raise ConfigError(f"engine is {self.engine!r}, expected dask://HOST:PORT")
+        if self.scenarios and (self.workers > 1 or self.engine is not None):
+            raise ConfigError("several processes need a scenario file instead of functions")
         if self.arrivals not in ("constant", "poisson"):
             raise ConfigError(f"arrivals is {self.arrivals!r}, expected 'constant' or 'poisson'")
         if self.on_full not in ("queue", "drop"):
@@ -226,6 +242,8 @@ class Plan:
         if self.scenarios and self.scenario_file:
             raise ConfigError("scenarios and scenario_file exclude each other")
         target = self.where()
+        if self.faults and (target is None or target.scheme == "udp" or self.protocol is None):
+            raise ConfigError("faults need a protocol and a target over TCP, TLS or a unix socket")
         if self.protocol is not None:
             find_wire(self.protocol)
             if target is None:

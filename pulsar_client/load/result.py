@@ -24,6 +24,8 @@ __all__ = ["SCHEMA", "Result"]
 #: The form of the JSON; the number rises when a reader has to know of a change.
 SCHEMA = "pulsar_client.load/1"
 
+# Seconds in which equal marks of several processes are taken for one.
+_SAME_MOMENT = 0.25
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -115,9 +117,7 @@ class Result:
             histograms=histograms,
             elapsed=max((end.elapsed for end in ends), default=plan.measured),
             points=timeline.points,
-            marks=sorted(
-                [*marks, *(m for end in ends for m in end.marks)], key=lambda mark: mark.at
-            ),
+            marks=merged_marks([*marks, *(m for end in ends for m in end.marks)]),
             invalid=invalid,
             warnings=warnings,
             healths=healths,
@@ -276,6 +276,18 @@ class Result:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise ConfigError(f"the result can't be read: {exc!r}") from exc
+
+
+def merged_marks(marks: Iterable[Mark]) -> list[Mark]:
+    """Put marks in order; those that processes made at about the same time are one."""
+    kept: dict[str, Mark] = {}
+    merged: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: mark.at):
+        last = kept.get(mark.text)
+        if last is None or mark.at - last.at > _SAME_MOMENT:
+            kept[mark.text] = mark
+            merged.append(mark)
+    return merged
 
 
 def summary(histogram: Histogram) -> dict[str, float]:

@@ -1,15 +1,21 @@
-"""Run a plan in this process, and give its result."""
+"""Run a plan, in this process or in many, and give its result."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
+from pulsar_client.load.coordinator import Coordinator, WorkerLink
+from pulsar_client.load.dask_engine import dask_links
 from pulsar_client.load.plan import Plan
+from pulsar_client.load.processes import process_links
 from pulsar_client.load.recorder import Interval, Totals
 from pulsar_client.load.result import Result
-from pulsar_client.load.session import Session, Stop
+from pulsar_client.load.session import Session, SessionEnd, Stop
 from pulsar_client.load.thresholds import Threshold
 from pulsar_client.load.timeline import Timeline
 
 __all__ = ["run"]
+
+Watch = Callable[[Interval, Totals], None]
 
 
 async def run(
@@ -17,15 +23,17 @@ async def run(
     *,
     thresholds: Iterable[Threshold | str] = (),
     stop: Stop | None = None,
-    watch: Callable[[Interval], None] | None = None,
+    watch: Watch | None = None,
+    totals: Totals | None = None,
 ) -> Result:
-    """Run a load test in the running loop.
+    """Run a load test: in the running loop, or in as many processes as the plan has workers.
 
     Args:
         plan: what to do.
         thresholds: what the result is compared with, such as ``"p99(response)<20ms"``.
         stop: ends the run early; the result then has what was measured until then.
-        watch: called with each interval as it ends.
+        watch: called with each interval as it ends, and the totals so far.
+        totals: where to add up; for those who look at them while the run goes on.
 
     Raises:
         TargetUnreachable: the target can't be reached at the start.
@@ -34,17 +42,38 @@ async def run(
     Cancelling it ends every request at once and leaves nothing open.
     """
     conditions = [Threshold.parse(t) if isinstance(t, str) else t for t in thresholds]
-    totals, timeline = Totals(), Timeline(plan.point)
+    totals = Totals() if totals is None else totals
+    timeline = Timeline(plan.point)
+    stop = stop or Stop()
 
     def emit(interval: Interval) -> None:
         totals.add(interval)
         timeline.add(interval)
         if watch is not None:
-            watch(interval)
+            watch(interval, totals)
 
-    session = Session(plan, stop=stop)
-    async with session.prepared():
-        end = await session.run(emit)
-    result = Result.of(plan, totals, timeline, [end])
+    ends: Sequence[SessionEnd]
+    lost: list[str] = []
+    if plan.workers > 1 or plan.engine is not None:
+        async with _links(plan) as links:
+            coordinator = Coordinator(plan, links, emit, stop)
+            await coordinator.run()
+        ends, lost = coordinator.ends, coordinator.lost
+    else:
+        session = Session(plan, stop=stop)
+        async with session.prepared():
+            ends = [await session.run(emit)]
+    result = Result.of(plan, totals, timeline, ends, lost=lost)
     result.judge(conditions)
     return result
+
+
+@asynccontextmanager
+async def _links(plan: Plan) -> AsyncIterator[Sequence[WorkerLink]]:
+    """Start the processes of a plan where its engine says."""
+    if plan.engine is None:
+        async with process_links(plan.workers, plan.loop_name) as processes:
+            yield processes
+    else:
+        async with dask_links(plan) as slots:
+            yield slots

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from pulsar_client.exceptions import ConfigError
+from pulsar_client.load.faults import Fault
 from pulsar_client.load.target import Target
 
 __all__ = ["Context", "Scenario", "ScenarioFile", "load_file", "scenario", "setup"]
@@ -185,10 +186,17 @@ def setup(function: _F) -> _F:
 
 @dataclass(frozen=True)
 class ScenarioFile:
-    """What a file defines."""
+    """What a file defines.
+
+    Attributes:
+        scenarios: its functions with ``@load.scenario()``, in order.
+        setup: its function with ``@load.setup``.
+        faults: its list ``FAULTS``.
+    """
 
     scenarios: tuple[Scenario, ...]
-    setup: Setup | None
+    setup: Setup | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 def scenario_of(function: Callable[..., Any]) -> Scenario:
@@ -222,7 +230,8 @@ def load_file(path: str | Path) -> ScenarioFile:
         raise ConfigError(f"{path} has two scenarios with the label {sorted(twice)[0]!r}")
     if len(setups) > 1:
         raise ConfigError(f"{path} has {len(setups)} functions with @load.setup, at most one")
-    return ScenarioFile(tuple(scenarios), setups[0] if setups else None)
+    faults = tuple(Fault.parse(text) for text in getattr(module, "FAULTS", ()))
+    return ScenarioFile(tuple(scenarios), setups[0] if setups else None, faults)
 
 
 def _import(path: Path) -> ModuleType:

@@ -8,9 +8,16 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from pulsar_client.addresses import Address
 from pulsar_client.exceptions import PoolUnavailable
 from pulsar_client.load.callers import Callers
-from pulsar_client.load.connections import TargetClient, wire_scenario
+from pulsar_client.load.connections import (
+    TargetClient,
+    UdpTargetClient,
+    open_client,
+    wire_scenario,
+)
+from pulsar_client.load.faults import play
 from pulsar_client.load.loops import ClosedLoop, OpenLoop
 from pulsar_client.load.plan import Plan
 from pulsar_client.load.recorder import Interval, Recorder
@@ -19,6 +26,7 @@ from pulsar_client.load.schedule import arrivals, choices
 from pulsar_client.load.self_check import Health, Probe
 from pulsar_client.load.target import Target
 from pulsar_client.load.wire import find_wire
+from pulsar_client.testing import FaultProxy
 
 __all__ = ["Mark", "Session", "SessionEnd", "Stop", "TargetUnreachable"]
 
@@ -114,13 +122,15 @@ class Session:
         self._start = 0.0
         what = plan.what()
         self._setup = what.setup
+        self._faults = (*plan.faults, *what.faults)
+        self._proxy: FaultProxy | None = None
         self._wire = find_wire(plan.protocol) if plan.protocol is not None else None
         self._scenarios: tuple[Scenario, ...] = what.scenarios
         if not self._scenarios:
             assert self._wire is not None
             self._scenarios = (wire_scenario(plan, self._wire),)
         self._recorder = Recorder([s.label for s in self._scenarios], index)
-        self._client: TargetClient | None = None
+        self._client: TargetClient | UdpTargetClient | None = None
         self._loop: OpenLoop | ClosedLoop
         self._callers: Callers
 
@@ -136,10 +146,14 @@ class Session:
         target = plan.where()
         async with contextlib.AsyncExitStack() as stack:
             if self._wire is not None and target is not None:
-                self._client = TargetClient(
+                address = target.address
+                if self._faults:
+                    self._proxy = await stack.enter_async_context(FaultProxy(_pair(address)))
+                    address = self._proxy.address
+                self._client = open_client(
                     plan,
                     target,
-                    target.address,
+                    address,
                     self._wire,
                     connects=self._recorder.connects,
                     clock=self._clock,
@@ -169,6 +183,7 @@ class Session:
         self._start = start = clock() + _RUN_UP if start is None else start
         probe = Probe(self._index, clock)
         intervals = asyncio.create_task(self._emit_intervals(emit))
+        story = asyncio.create_task(self._play_faults(start + plan.warmup))
         self._stop.on_request(self._loop.halt)
         try:
             probe.start()
@@ -178,13 +193,15 @@ class Session:
             health = probe.finish()
             interrupted |= await self._drain()
             intervals.cancel()
-            await asyncio.wait([intervals])
+            story.cancel()
+            await asyncio.wait([intervals, story])
             emit(self._take())
             over = clock() if interrupted else start + plan.warmup + plan.measured
             elapsed = max(over, self._recorder.last_end) - start - plan.warmup
         finally:
             probe.finish()
             intervals.cancel()
+            story.cancel()
             await self._callers.cancel()
         return SessionEnd(health, max(elapsed, 1e-9), interrupted, self._marks)
 
@@ -233,6 +250,7 @@ class Session:
                 rng=Random(f"{plan.seed} {self._index} {next(numbers)}"),
                 clock=clock,
                 mark=self.mark,
+                proxy=self._proxy,
             )
 
         self._callers = Callers(self._scenarios, new_context, recorder, clock, plan.timeout)
@@ -266,6 +284,10 @@ class Session:
             cap=self._share(plan.cap),
             drop=plan.on_full == "drop",
         )
+
+    async def _play_faults(self, zero: float) -> None:
+        if self._proxy is not None:
+            await play(self._faults, self._proxy, zero=zero, clock=self._clock, mark=self.mark)
 
     async def _until_the_end_of_the_time(self) -> None:
         """The last request of an open loop is due before its time is over."""
@@ -313,6 +335,10 @@ class Session:
             in_flight=self._callers.in_flight,
             connections=self._client.pool.stats().size if self._client is not None else 0,
         )
+
+
+def _pair(address: Address) -> tuple[str, int] | str:
+    return address if isinstance(address, str) else (address[0], address[1])
 
 
 async def _leased(pool: Any) -> Any:

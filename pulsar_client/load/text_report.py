@@ -1,11 +1,13 @@
-"""A result as text, for a terminal or a log."""
+"""A result as text: for a terminal or a log, and as a table of its course."""
 
+import csv
+import io
 from collections.abc import Iterator
 
 from pulsar_client.load.quantities import format_duration
 from pulsar_client.load.result import Result, summary
 
-__all__ = ["text_report"]
+__all__ = ["csv_report", "model", "text_report"]
 
 _COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max", "mean")
 
@@ -15,10 +17,21 @@ def text_report(result: Result) -> str:
     return "\n".join(_lines(result)) + "\n"
 
 
+def csv_report(result: Result) -> str:
+    """Write the course of a run as CSV: one line for each point of the time line."""
+    out = io.StringIO()
+    rows = [point.as_json() for point in result.points]
+    names = [name for name in (rows[0] if rows else {}) if name != "response"]
+    writer = csv.DictWriter(out, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
 def _lines(result: Result) -> Iterator[str]:
     plan, counts = result.plan, result.counts
     target = plan["target"] or plan["scenario_file"] or "scenarios"
-    yield f"{target}: {result.loop} loop, {_model(result)}"
+    yield f"{target}: {result.loop} loop, {model(result)}"
     if plan["warmup"]:
         yield f"warm-up of {plan['warmup']:g} s before, in none of the numbers"
     if result.interrupted:
@@ -63,7 +76,8 @@ def _lines(result: Result) -> Iterator[str]:
         yield f"threshold  {'pass' if outcome.ok else 'FAIL'}: {outcome.text} ({outcome.shown})"
 
 
-def _model(result: Result) -> str:
+def model(result: Result) -> str:
+    """Say in few words when requests were sent."""
     plan = result.plan
     if not result.open:
         return f"{plan['in_flight']} in flight for {plan['duration']:g} s"
