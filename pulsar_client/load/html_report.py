@@ -151,13 +151,16 @@ def _over_time(result: Result) -> str:
 
 def _rate(result: Result) -> str:
     lines, highest = [], 0.0
+    # The last point may be so short that its rate is none.
+    usual = max((point.seconds for point in result.points), default=0.0)
+    points = [point for point in result.points if point.seconds > usual / 4]
     for name, colour, filled in (
         ("due", "#9aa7b5", False),
         ("answered", "#2563a8", False),
         ("failed", "#b91c1c", True),
     ):
         line = []
-        for point in result.points:
+        for point in points:
             counts = point.counts
             number = {
                 "due": counts.scheduled,

@@ -104,6 +104,11 @@ class Result:
                 "compared with those of an open loop"
             )
         counts = totals.counts
+        if counts.queued:
+            warnings.append(
+                f"{counts.queued} requests were still queued when the run ended: at its cap the "
+                "target did not keep up"
+            )
         if counts.in_flight:
             warnings.append(
                 f"{counts.in_flight} requests had no end when the run ended; no percentile knows "

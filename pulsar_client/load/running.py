@@ -1,5 +1,6 @@
 """Run a plan, in this process or in many, and give its result."""
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ async def run(
     stop: Stop | None = None,
     watch: Watch | None = None,
     totals: Totals | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """Run a load test: in the running loop, or in as many processes as the plan has workers.
 
@@ -34,6 +36,7 @@ async def run(
         stop: ends the run early; the result then has what was measured until then.
         watch: called with each interval as it ends, and the totals so far.
         totals: where to add up; for those who look at them while the run goes on.
+        clock: gives the moment in seconds; for tests, and for a run in this process only.
 
     Raises:
         TargetUnreachable: the target can't be reached at the start.
@@ -60,7 +63,7 @@ async def run(
             await coordinator.run()
         ends, lost = coordinator.ends, coordinator.lost
     else:
-        session = Session(plan, stop=stop)
+        session = Session(plan, stop=stop, clock=clock)
         async with session.prepared():
             ends = [await session.run(emit)]
     result = Result.of(plan, totals, timeline, ends, lost=lost)

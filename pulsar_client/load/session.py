@@ -321,9 +321,9 @@ class Session:
         while True:
             due = self._start + number * point
             now = self._clock()
-            if now >= due:
+            if now >= due - 1e-9:  # what a sum of floats may miss it by
                 emit(self._take())
-                number = int((now - self._start) / point) + 1
+                number = max(number, int((now - self._start) / point)) + 1
             else:
                 self._recorder.fold()
                 await asyncio.sleep(min(_FOLD_EVERY, max(0.0, due - now)))

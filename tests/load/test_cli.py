@@ -1,0 +1,261 @@
+"""The command as its users call it: what it prints, what it writes, how it ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from load_kit import LIMIT, ROOT, echo_process, load_command, run_load
+
+from pulsar_client.load.cli import main
+
+pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
+
+RUN = ("--protocol=echo", "--rate=200", "--duration=0.5")
+
+
+# -- L15: exit codes -------------------------------------------------------------------------
+
+
+def test_l15_0_passed_and_1_a_threshold_missed_and_3_invalid(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    with echo_process() as (url, _):
+        passed = run_load(url, *RUN, "--threshold=errors<0.1%", "--threshold=rate>=0.9*target")
+        missed = run_load(url, *RUN, "--threshold=p50<1ns", "--threshold=errors<1%")
+        # INVALID says more than a threshold that was missed.
+        invalid = run_load(
+            *(url, *RUN, "--threshold=p50<1ns", "--max-cpu=0.000001", f"--json={file}"),
+            lenient=False,
+        )
+    assert passed.returncode == 0
+    assert "threshold  pass: errors<0.1% (0.000%)" in passed.stdout
+    assert missed.returncode == 1
+    assert re.search(r"threshold  FAIL: p50<1ns \(.+ us\)", missed.stdout)
+    assert "threshold  pass: errors<1%" in missed.stdout
+    assert invalid.returncode == 3
+    assert "INVALID: the client used" in invalid.stdout
+    data = json.loads(file.read_text())
+    assert data["valid"] is False
+    assert data["requests"]["ok"] == 100  # the numbers are shown all the same
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required"),
+        (["tcp://127.0.0.1:1"], "give a rate (open loop) or in_flight (closed loop)"),
+        (["tcp://127.0.0.1:1", "--rate=5"], "give a protocol or scenarios"),
+        (["tcp://127.0.0.1", "--rate=5"], "must be tcp://HOST:PORT"),
+        (["http://127.0.0.1:1", "--rate=5"], "must be tcp://HOST:PORT, tls://HOST:PORT"),
+        (["tcp://127.0.0.1:1", "--rate=-5"], "'-5' is no rate"),
+        (["tcp://127.0.0.1:1", "--rate=5", "--protocol=nope"], "protocol 'nope' is unknown"),
+        (["tcp://127.0.0.1:1", *RUN, "--duration=0"], "duration is 0.0"),
+        (["tcp://127.0.0.1:1", *RUN, "--threshold=p99<soon"], "'soon' is no duration"),
+        (["tcp://127.0.0.1:1", *RUN, "--stage=10s:5"], "rate and stages exclude each other"),
+        (["tcp://127.0.0.1:1", *RUN, "--think=1s"], "think is for closed loops"),
+        (["tcp://127.0.0.1:1", *RUN, "--fault=fire@1s"], "fault 'fire@1s' must be like"),
+        (["tcp://127.0.0.1:1", *RUN, "--json=/no/such/place/x"], "directory does not exist"),
+        (["tcp://127.0.0.1:1", *RUN, "--workers=0"], "workers is 0"),
+        (["tcp://127.0.0.1:1", *RUN, "--engine=ray://x"], "expected dask://HOST:PORT"),
+        (["gone.py", "--rate=5"], "scenario file 'gone.py' does not exist"),
+        (["a.py", "b.py", "--rate=5"], "at most one target and one scenario file"),
+        (["tcp://127.0.0.1:1", "--no-such-option"], "unrecognized arguments"),
+        (["compare", "gone.json", "gone.json"], "'gone.json' can't be read"),
+        (["find-max", "tcp://127.0.0.1:1", "--protocol=echo"], "required: --slo"),
+    ],
+)
+def test_l15_2_wrong_use(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: Any = main(arguments)
+    except SystemExit as exc:
+        code = exc.code
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 2
+
+
+def test_l18_a_foreign_target_needs_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tcp://8.8.8.8:53", *RUN]) == 2
+    assert "8.8.8.8, which is neither this machine nor a private" in capsys.readouterr().err
+
+
+def test_l15_4_unreachable_at_the_start(free_port: int) -> None:
+    for more in ((), ("--workers=2",)):
+        done = run_load(f"tcp://127.0.0.1:{free_port}", *RUN, *more)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr.startswith(f"unreachable: tcp://127.0.0.1:{free_port} can't be reached")
+
+
+def test_l15_a_target_that_dies_on_the_way_is_errors_and_no_exit_code_of_its_own() -> None:
+    with echo_process() as (url, pid):
+        process = subprocess.Popen(
+            load_command(
+                url, "--protocol=echo", "--rate=100", "--duration=3", "--max-lateness=9s"
+            ),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            os.kill(pid, signal.SIGKILL)
+            output, _ = process.communicate(timeout=LIMIT)
+    assert process.returncode in (0, 3)
+    assert re.search(r"error +\d+ x can't connect: ConnectionRefusedError", output)
+
+
+@pytest.mark.parametrize("more", [(), ("--workers=2",), ("--in-flight=4",)])
+def test_l18_ctrl_c_writes_the_report_within_3_s_and_exits_130(
+    more: tuple[str, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    with echo_process() as (url, pid):
+        process = subprocess.Popen(
+            load_command(
+                *(url, "--protocol=echo", "--rate=300", "--duration=60", f"--json={file}", *more)
+            ),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            os.kill(pid, signal.SIGSTOP)  # what is in flight is never answered
+            time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            asked = time.monotonic()
+            output, _ = process.communicate(timeout=LIMIT)
+            took = time.monotonic() - asked
+    assert process.returncode == 130
+    assert took < 3.0
+    assert "interrupted after" in output
+    requests = json.loads(file.read_text())["requests"]
+    assert requests["scheduled"] == requests["sent"] + requests["dropped"] + requests["queued"]
+    assert requests["sent"] == (
+        requests["ok"] + requests["error"] + requests["timeout"] + requests["in_flight"]
+    )
+    assert requests["in_flight"] > 0
+
+
+# -- outputs ---------------------------------------------------------------------------------
+
+
+def test_csv_and_json_on_standard_output(tmp_path: Path) -> None:
+    file = tmp_path / "run.csv"
+    with echo_process() as (url, _):
+        done = run_load(url, *RUN, "--json=-", f"--csv={file}")
+    assert done.returncode == 0
+    data = json.loads(done.stdout)
+    assert data["requests"]["ok"] == 100
+    head, *rows = file.read_text().splitlines()
+    assert head == (
+        "start,end,scheduled,sent,dropped,queued,ok,error,timeout,in_flight,p50,p99,max"
+    )
+    assert sum(int(row.split(",")[6]) for row in rows) == 100
+
+
+def test_prometheus_text_on_request(free_port: int) -> None:
+    with echo_process() as (url, _):
+        process = subprocess.Popen(
+            load_command(
+                *(url, "--protocol=echo", "--rate=100", "--duration=30", "--max-lateness=9s"),
+                f"--prometheus=127.0.0.1:{free_port}",
+            ),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stderr is not None
+            process.stderr.readline()
+            with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=5) as reply:
+                text = reply.read().decode()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=LIMIT)
+    numbers = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
+    assert int(numbers["load_requests_ok_total"]) > 50
+    assert 0 < float(numbers['load_response_seconds{quantile="0.99"}']) < 10
+    assert "# TYPE load_requests_in_flight gauge" in text
+
+
+def test_l1_stages_and_a_seed() -> None:
+    with echo_process() as (url, _):
+        done = run_load(
+            *(url, "--protocol=echo", "--stage=0.4s:50..150", "--stage=200ms:500"),
+            *("--arrivals=poisson", "--seed=4", "--json=-", "--warmup=0.2s"),
+        )
+    data = json.loads(done.stdout)
+    assert data["plan"]["stages"] == [[0.4, 50.0, 150.0], [0.2, 500.0, None]]
+    assert 80 < data["requests"]["scheduled"] < 210
+    assert data["loop"] == "open"
+
+
+SCENARIOS = """
+import asyncio
+from pulsar_client import load
+
+FAULTS = ["latency=1ms@0s+10s"]
+
+@load.setup
+async def client(target):
+    yield {"opened for": target.url}
+
+@load.scenario(weight=9, label="get")
+async def get(ctx):
+    assert ctx.client == {"opened for": ctx.target.url}
+    async with ctx.connect() as connection:
+        assert await connection.request(b"get") == b"get"
+
+@load.scenario(label="put")
+async def put(ctx):
+    if ctx.number == 50:
+        ctx.mark("the fiftieth")
+    async with ctx.connect() as connection:
+        await connection.request(b"put %d" % ctx.number)
+    raise LookupError("planted")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_of_scenarios(workers: int, tmp_path: Path) -> None:
+    file = tmp_path / "scenario.py"
+    file.write_text(SCENARIOS)
+    with echo_process() as (url, _):
+        done = run_load(
+            *(str(file), url, "--protocol=echo", "--rate=400", "--duration=1", "--json=-"),
+            f"--workers={workers}",
+        )
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    requests = data["requests"]
+    assert requests["ok"] + requests["error"] == 400
+    assert 10 < requests["error"] < 90
+    assert data["errors"] == {"LookupError": requests["error"]}
+    assert data["labels"]["get"]["response_time"]["count"] == requests["ok"]
+    # A millisecond each way.
+    assert data["labels"]["get"]["service_time"]["p50"] > 0.0018
+    assert "latency=1ms" in [mark["text"] for mark in data["marks"]]
+
+
+def test_a_port_that_is_taken_for_prometheus() -> None:
+    with echo_process() as (url, _), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_load(url, *RUN, f"--prometheus=127.0.0.1:{port}")
+    assert done.returncode == 2
+    assert f"--prometheus 127.0.0.1:{port}: " in done.stderr
