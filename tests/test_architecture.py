@@ -36,6 +36,8 @@ THIRD_PARTY_IN_FUNCTIONS = {"tenacity", "uvloop"}
 THIRD_PARTY_OF_UNIT = {"load": {"hdrh", "rich", "distributed"}}
 # Of extras that each module of a unit is about; without them it can't be imported.
 THIRD_PARTY_OF_MODULES = {"metrics": {"opentelemetry", "prometheus_client"}}
+# A plug-in of pytest can't do without it; nothing else imports the module.
+THIRD_PARTY_OF_MODULE: dict[tuple[str, ...], set[str]] = {("load", "pytest_plugin"): {"pytest"}}
 # Units that may use the test kit.
 TESTERS = {"testing", "load"}
 
@@ -186,6 +188,7 @@ def third_parties_are_few(package: Path) -> list[str]:
         for found in module.imports:
             root = found.target.partition(".")[0]
             allowed = THIRD_PARTY | THIRD_PARTY_OF_MODULES.get(module.unit, set())
+            allowed = allowed | THIRD_PARTY_OF_MODULE.get(module.parts, set())
             if found.in_function:
                 allowed |= THIRD_PARTY_IN_FUNCTIONS | THIRD_PARTY_OF_UNIT.get(module.unit, set())
             own = found.relative or root in {package.name, *OUTSIDE}

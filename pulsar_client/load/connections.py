@@ -4,7 +4,6 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pulsar_client.clients import AbstractClient, AbstractUdpClient
 from pulsar_client.exceptions import ProtocolError
@@ -58,8 +57,7 @@ class TargetClient(AbstractClient):
             )
             self._tls = {"ssl": context, "server_hostname": target.host}
         self.connect_timeout = plan.timeout
-        # Callers have their own deadline, which covers the wait for a lease.
-        self.pool: Pool = Pool(self.connect, size, timeout=None, name=target.url)
+        self.pool: Pool = Pool(self.connect, size, **pool_options(plan, target))
 
     async def connect(self) -> Connection:
         """Open a connection, for the pool."""
@@ -97,7 +95,7 @@ class UdpTargetClient(AbstractUdpClient):
         self._connects = connects
         self._clock = clock
         self.connect_timeout = plan.timeout
-        self.pool: Pool = Pool(self.create_endpoint, size, timeout=None, name=target.url)
+        self.pool: Pool = Pool(self.create_endpoint, size, **pool_options(plan, target))
 
     async def create_endpoint(self) -> DatagramProtocol:
         """Open an endpoint, for the pool."""
@@ -105,6 +103,17 @@ class UdpTargetClient(AbstractUdpClient):
         endpoint: DatagramProtocol = await self.create_datagram_endpoint(remote_addr=self._address)
         self._connects.append(self._clock() - began)
         return endpoint
+
+
+def pool_options(plan: Plan, target: Target) -> dict[str, Any]:
+    """Give the options of the pool of a run."""
+    return {
+        "name": target.url,
+        # Callers have their own deadline, which covers the wait for a lease.
+        "timeout": None,
+        "max_uses": plan.requests_per_connection,
+        "max_age": plan.connection_age,
+    }
 
 
 def open_client(
@@ -126,41 +135,14 @@ def open_client(
 def wire_scenario(plan: Plan, wire: Wire) -> Scenario:
     """Make the scenario of a protocol: one message, one reply."""
     make_message, echoes, size = wire.message, wire.echoes, plan.size
-    churns = plan.requests_per_connection is not None or plan.connection_age is not None
-    last = Churn(plan) if churns else None
     options = {"timeout": plan.timeout} if plan.target and plan.target.startswith("udp:") else {}
 
     async def request(ctx: Context) -> None:
         message = make_message(ctx.number, size)
         async with ctx.pool.connect() as lease:
             ctx.sent = ctx.clock()
-            connection = lease.connection
-            reply = await connection.request(message, **options)
-            if last is not None and last(connection, ctx.clock()):
-                lease.close(discard=True)
+            reply = await lease.connection.request(message, **options)
         if echoes and reply != message:
             raise WrongReply(f"sent {message[:60]!r}, got {bytes(reply)[:60]!r}")
 
     return Scenario(request, plan.protocol or "request")
-
-
-class Churn:
-    """Tells when a connection has had its last request.
-
-    Args:
-        plan: how many requests a connection may have, and how many seconds.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._requests = plan.requests_per_connection
-        self._age = plan.connection_age
-        # A connection that ends in another way is forgotten with it.
-        self._seen: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
-
-    def __call__(self, connection: Any, now: float) -> bool:
-        """Count a request of a connection; True if it was the last."""
-        count, since = self._seen.get(connection, (0, now))
-        self._seen[connection] = (count + 1, since)
-        return (self._requests is not None and count + 1 >= self._requests) or (
-            self._age is not None and now - since >= self._age
-        )
