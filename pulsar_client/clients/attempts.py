@@ -94,6 +94,7 @@ async def perform(
             attempt += 1
             repeated()
         connection = begun = None
+        limit = asyncio.timeout_at(deadline)
         try:
             if deadline is None:
                 leasing = pool.connect()
@@ -104,14 +105,15 @@ async def perform(
                 begun = getattr(connection, "requests_processed", None)
                 if deadline is None:
                     return await operation(lease, *args)
-                return await _by(deadline, timeout, operation, lease, args)
+                return await _within(limit, timeout, operation, lease, args)
         except (OSError, PoolError) as exc:  # ConnectionError and TimeoutError are OSErrors
             if failure is not None:
                 exc.add_note(f"attempt {attempt}; the one before ended with {failure}")
             if (
                 attempt >= attempts
                 or not is_safe(exc, connection, begun, single=single, idempotent=idempotent)
-                or (deadline is not None and _now() >= deadline)
+                # The clock may lag behind the timer that has just ended it.
+                or (deadline is not None and (limit.expired() or _now() >= deadline))
             ):
                 raise
             failure = repr(exc)
@@ -121,15 +123,14 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _by(
-    deadline: float,
+async def _within(
+    limit: asyncio.Timeout,
     timeout: float | None,
     operation: Callable[..., Awaitable[T]],
     lease: Any,
     args: tuple[Any, ...],
 ) -> T:
     """Run one attempt up to the deadline of all."""
-    limit = asyncio.timeout_at(deadline)
     try:
         async with limit:
             return await operation(lease, *args)

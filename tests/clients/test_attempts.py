@@ -20,6 +20,7 @@ from pulsar_client import (
     ProtocolError,
     RequestTimeout,
 )
+from pulsar_client.testing import explore_cancellation, settled
 
 __all__ = ["peer"]  # a fixture
 
@@ -387,6 +388,53 @@ async def test_i11_a_cancel_between_two_attempts_ends_the_call() -> None:
         assert calls == 1
         assert client.retries == 0
         assert pool.in_use == 0
+
+
+@pytest.mark.parametrize("timeout", [None, 10.0])
+async def test_i11_cancelled_at_every_point(peer: Peer, timeout: float | None) -> None:
+    """In a dial, in the wait for a reply, between two attempts: it ends at once."""
+    clients: list[Client] = []
+
+    async def exchange() -> None:
+        peer.plan = ["drop"]
+        clients.append(Client(peer.address, 1))
+        assert await clients[-1].request(b"x", idempotent=True, timeout=timeout) == b"X"
+        assert clients[-1].retries == 1
+
+    async def check(point: int) -> None:
+        client = clients.pop()
+        await settled(client.pool)
+        peer.plan = []
+        assert await client.request(b"again", idempotent=True) == b"AGAIN"
+        client.close()
+        await client.wait_closed()
+        await until(lambda: not peer.connections)
+
+    exploration = await explore_cancellation(exchange, check=check)
+    assert exploration.suspensions >= 5  # two dials, two replies, the turns between
+
+
+async def test_i11_an_operation_cancelled_at_every_point(peer: Peer) -> None:
+    clients: list[Client] = []
+
+    async def operation(lease: Any) -> None:
+        await asyncio.sleep(0)
+        await lease.request(b"one")
+        await lease.request(b"two")
+
+    async def exchange() -> None:
+        peer.plan = ["answer", "drop"]
+        clients.append(Client(peer.address, 1))
+        await clients[-1].perform(operation, idempotent=True)
+
+    async def check(point: int) -> None:
+        client = clients.pop()
+        await settled(client.pool)
+        client.close()
+        await client.wait_closed()
+        await until(lambda: not peer.connections)
+
+    await explore_cancellation(exchange, check=check)
 
 
 # -- one deadline ------------------------------------------------------------------------------

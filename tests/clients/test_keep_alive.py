@@ -204,7 +204,10 @@ def gone(exc: BaseException | None) -> bool:
 
 
 async def test_i23_an_idle_connection_to_a_vanished_peer_is_lost(network: Network) -> None:
-    """It leaves the pool by itself; nobody had to use it."""
+    """aioredis 638 (I23): the next caller blocked for 15 minutes.
+
+    Here it leaves the pool by itself; nobody had to use it.
+    """
     with network.listen() as listener:
         async with Client() as client:
             dial = partial(client.create_connection, listener.getsockname(), **SHORT)

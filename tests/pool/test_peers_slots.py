@@ -374,6 +374,41 @@ async def test_a_waiter_that_ends_as_it_is_woken(gone: str, first: str) -> None:
         at_rest(pool)
 
 
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("what", ["release", "dial"])
+@virtual
+async def test_a_cancellation_wins_over_the_connection(what: str, after: int) -> None:
+    """psycopg 1275 and 1345, cpython 26097 (I11): cancelled in the moment of the hand-over, the
+    task got the connection and went on; cancel() had returned True."""
+    source = Source(Judging, Gate.SLOW, delay=1.0)
+    async with Pool(source, 1) as pool:
+        lease = await pool.connect() if what == "release" else None
+        reached: list[Any] = []
+
+        async def work() -> None:
+            async with pool.connect() as mine:
+                await asyncio.sleep(0)
+                reached.append(mine)
+
+        working = task(work())
+        await turns(2)
+        if lease is None:
+            await asyncio.sleep(0.999)
+            asyncio.get_running_loop().call_later(0.001, lambda: None)
+            await asyncio.sleep(0.001)
+        else:
+            lease.close()
+        await turns(after)
+        if working.cancel():
+            await turns(2)
+            assert working.cancelled()
+            assert not reached or after == 2
+        await asyncio.wait([working])
+        await asyncio.sleep(2.0)
+        at_rest(pool)
+        await all_slots_work(pool)
+
+
 @virtual
 async def test_one_connection_is_promised_to_one() -> None:
     """httpcore 822 (I8, I12): promised to all in the queue; the losers' time was never up."""
