@@ -3,16 +3,17 @@
 import asyncio
 import threading
 import urllib.request
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from metrics_kit import live, make_pool
+from metrics_kit import connect, live, make_pool
 
 pytest.importorskip("prometheus_client", reason="needs prometheus_client")
 
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
+from pulsar_client import Pool, PoolStats
 from pulsar_client.metrics.prometheus import PoolCollector
 
 PREFIX = "pulsar_client_pool_"
@@ -147,9 +148,20 @@ async def test_scraped_over_http(registry: CollectorRegistry) -> None:
             thread.join()
 
 
+class Noting(Pool):
+    """Notes which threads read its numbers."""
+
+    readers: ClassVar[set[int]] = set()
+
+    def stats(self) -> PoolStats:
+        Noting.readers.add(threading.get_ident())
+        return super().stats()
+
+
 async def test_scraped_from_threads_in_a_storm(registry: CollectorRegistry) -> None:
     """Numbers are read in the loop's own thread, whatever happens at the same time."""
-    async with make_pool() as pool:
+    Noting.readers.clear()
+    async with Noting(connect, 3, name="books") as pool:
         registry.register(PoolCollector(pool))
         stop = threading.Event()
         failures: list[BaseException] = []
@@ -180,6 +192,7 @@ async def test_scraped_from_threads_in_a_storm(registry: CollectorRegistry) -> N
             for thread in threads:
                 await asyncio.to_thread(thread.join)
         assert not failures
+        assert Noting.readers == {threading.get_ident()}
 
 
 def test_numbers_after_the_loop(registry: CollectorRegistry) -> None:
