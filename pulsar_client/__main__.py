@@ -10,6 +10,7 @@ from importlib import import_module
 
 #: Name, module, and what it does.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "status": ("pulsar_client.app.status_command", "show how servers of this machine are"),
     "load": ("pulsar_client.load.cli", "put load on a server and report what it does to it"),
 }
 

@@ -8,24 +8,25 @@ import asyncio
 import contextlib
 import logging
 import os
-import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pulsar_client.app import logs
+from pulsar_client.app import logs, status
 from pulsar_client.app.certificates import Certificates
 from pulsar_client.app.configuration import Configuration
 from pulsar_client.app.crew import Crew
 from pulsar_client.app.listeners import Listeners
-from pulsar_client.app.main_module import MainModule
+from pulsar_client.app.main_module import MainModule, pickled
+from pulsar_client.app.pidfile import PidFile
 from pulsar_client.app.privileges import Identity
-from pulsar_client.app.scoreboard import CONNECTIONS, REQUESTS, Scoreboard
-from pulsar_client.app.settings import Settings, registry
+from pulsar_client.app.scoreboard import Scoreboard
+from pulsar_client.app.service_manager import ServiceManager
+from pulsar_client.app.settings import Settings
+from pulsar_client.app.watching import Windows
 from pulsar_client.app.worker_handle import WorkerHandle, describe_status
 from pulsar_client.app.worker_process import WorkerOrder, reason_of
 from pulsar_client.exceptions import ConfigError
@@ -80,6 +81,11 @@ class Arbiter:
         self._board = Scoreboard()
         # Only this process holds the end that is written to: it ends when we do, however we end.
         self._lifeline, self._lifeline_held = os.pipe()
+        self._windows = Windows(self.info)
+        self._manager = ServiceManager(os.environ)
+        self._pidfile: PidFile | None = None
+        # Of workers that are gone.
+        self._past = {"accepted": 0, "requests": 0, "errors": 0}
         self._crews: dict[int, Crew] = {}
         self._next: _Reload | None = None
         self._reload_wanted = False
@@ -121,8 +127,11 @@ class Arbiter:
         settings = self.settings
         certificates = Certificates.read(settings)
         identity = Identity.wanted(settings)
-        self._pickled, self._main = _pickled(self.application)
+        self._pickled, self._main = pickled(self.application)
         self.listeners = self._open_listeners(settings)
+        if settings.pidfile is not None:
+            self._pidfile = PidFile(settings.pidfile)
+        await self._windows.open(settings)
         await self.application.monitor_start(self)
         if self._stopping:
             return
@@ -169,6 +178,24 @@ class Arbiter:
         )
         return crew
 
+    def info(self) -> dict[str, Any]:
+        """Tell how the application is."""
+        crew = self.crew
+        state = "starting"
+        if self._stopping:
+            state = "stopping"
+        elif crew is not None and crew.was_ready:
+            state = "serving" if self._next is None else "reloading"
+        return status.server_info(
+            self,
+            state=state,
+            workers=map(status.of_handle, self.workers.values()),
+            wanted=0 if crew is None else crew.size,
+            past=self._past,
+            restarts={} if crew is None else crew.restarts,
+            reloads=self.reloads,
+        )
+
     # What workers tell, and how they end
 
     def _on_message(self, worker: WorkerHandle, message: dict[str, Any]) -> None:
@@ -187,33 +214,32 @@ class Arbiter:
 
     def _on_sigchld(self) -> None:
         for worker in tuple(self.workers.values()):
-            status = worker.poll()
-            if status is not None:
-                self._ended(worker, status)
+            wait_status = worker.poll()
+            if wait_status is not None:
+                self._ended(worker, wait_status)
         if os.getpid() == 1:
             # The system gives orphans to process 1: they are nobody's workers (P12).
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):
                     pass
 
-    def _ended(self, worker: WorkerHandle, status: int) -> None:
-        numbers = (worker.row[REQUESTS], worker.row[CONNECTIONS])
+    def _ended(self, worker: WorkerHandle, wait_status: int) -> None:
+        last = status.of_handle(worker)
         stacks = worker.ended()
+        for name in self._past:
+            self._past[name] += last[name]
         del self.workers[worker.pid]
         crew = self._crews.pop(worker.pid)
-        how = describe_status(status)
-        asked_for = worker.state == "retiring" and (status == 0 or worker.ready_at is None)
-        if not asked_for and not (self._stopping and status == 0):
+        how = describe_status(wait_status)
+        asked_for = worker.state == "retiring" and (wait_status == 0 or worker.ready_at is None)
+        if not asked_for and not (self._stopping and wait_status == 0):
+            wanted = worker.state == "retiring"
+            text = "; its stacks:\n" + stacks if stacks else ""
             logger.log(
-                logging.ERROR if worker.state != "retiring" else logging.WARNING,
-                "worker %d (pid %d) %s after %.1f s, with %d requests served and %d connections "
-                "in flight%s",
-                worker.idx,
-                worker.pid,
-                how,
-                worker.age,
-                *numbers,
-                f"; its stacks:\n{stacks}" if stacks else "",
+                logging.WARNING if wanted else logging.ERROR,
+                "worker %(idx)d (pid %(pid)d) %(how)s after %(age).1f s, with %(requests)d "
+                "requests served and %(connections)d connections in flight%(text)s",
+                {**last, "how": how, "text": text},
             )
         if not self._stopping:
             crew.ended(worker, worker.cause or how)
@@ -224,6 +250,10 @@ class Arbiter:
         """Look for workers whose loop is stuck (P7)."""
         timeout = self.settings.timeout
         interval = max(0.05, min(1.0, timeout / 4)) if timeout else 1.0
+        if self._manager.watchdog is not None:
+            interval = min(interval, self._manager.watchdog / 3)
+            if all(worker.silence <= max(timeout, 2.0) for worker in self.workers.values()):
+                self._manager.alive()
         self._watch_timer = asyncio.get_running_loop().call_later(interval, self._watch)
         for worker in tuple(self.workers.values()):
             if timeout and worker.silence > timeout and worker.state in ("ready", "retiring"):
@@ -249,6 +279,7 @@ class Arbiter:
             return
         for url in self.listeners.urls:
             logs.announce(f"listening on {url}")
+        self._manager.ready(f"{crew.size} workers serve")
 
     def _crew_failed(self, crew: Crew, reason: str) -> None:
         if crew is self.crew:
@@ -267,6 +298,7 @@ class Arbiter:
             return
         self._reload_wanted = False
         logger.info("reloading")
+        self._manager.reloading()
         try:
             self._next = self._begin_reload()
             self._next.crew.start()
@@ -275,7 +307,7 @@ class Arbiter:
 
     def _begin_reload(self) -> "_Reload":
         configuration = self._load()
-        settings, fixed = _with_fixed(self.settings, configuration.settings)
+        settings, fixed = configuration.settings.after(self.settings)
         for name in fixed:
             logger.warning("%s has changed: that needs a restart", name)
         configuration = Configuration(settings, configuration.origins)
@@ -303,6 +335,7 @@ class Arbiter:
         for url in new_urls:
             logs.announce(f"listening on {url}")
         logger.info("reloaded: %d new workers serve", crew.size)
+        self._manager.ready(f"{crew.size} workers serve, reloaded")
         self._reload_again()
 
     def _give_up_reload(self, reason: str) -> None:
@@ -312,6 +345,7 @@ class Arbiter:
             reload.listeners.close(but=self.listeners)
         self.reloads["failed"] += 1
         logger.error("reload failed, nothing is changed: %s", reason)
+        self._manager.ready(f"reload failed: {reason}")
         self._reload_again()
 
     def _reload_again(self) -> None:
@@ -352,6 +386,7 @@ class Arbiter:
         grace = 0.0 if quick else self.settings.graceful_timeout
         if not self._stopping:
             logger.info("stopping%s", "" if quick else " gracefully")
+            self._manager.stopping()
             self.listeners.refuse_newcomers()
         self._stopping = True
         for crew in (self.crew, None if self._next is None else self._next.crew):
@@ -398,6 +433,9 @@ class Arbiter:
         for name in _SIGNALS:
             loop.remove_signal_handler(getattr(signal, name))
         self.listeners.close()
+        self._windows.close()
+        if self._pidfile is not None:
+            self._pidfile.close()
         self._board.close()
         os.close(self._lifeline)
         os.close(self._lifeline_held)
@@ -410,37 +448,3 @@ class _Reload:
         self.configuration = configuration
         self.listeners = listeners
         self.crew = crew
-
-
-def _pickled(application: Any) -> tuple[bytes, MainModule | None]:
-    """Write down the application for a fresh interpreter.
-
-    Raises:
-        ConfigError: it can't be.
-    """
-    advice = "define it at the top level of a module, or use --concurrency thread"
-    try:
-        pickled = pickle.dumps(application)
-    except Exception as error:
-        raise ConfigError(
-            f"workers are fresh interpreters, and {application.callable!r} can't be found by one "
-            f"({reason_of(error)}): {advice}"
-        ) from error
-    if b"__main__" not in pickled and b"__mp_main__" not in pickled:
-        return pickled, None
-    main = MainModule.present()
-    if main is None:
-        raise ConfigError(
-            f"{application.callable!r} is defined in a program that can't be run again: {advice}"
-        )
-    return pickled, main
-
-
-def _with_fixed(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
-    """Keep the old value of each setting that only a restart changes; name the changed ones."""
-    fixed = [
-        setting.name
-        for setting in registry()
-        if not setting.live and getattr(old, setting.name) != getattr(new, setting.name)
-    ]
-    return replace(new, **{name: getattr(old, name) for name in fixed}), fixed

@@ -6,13 +6,16 @@ one; so the script is run once more, under another name, as multiprocessing does
 """
 
 import os
+import pickle
 import sys
 import types
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-__all__ = ["MainModule", "StartReached"]
+from pulsar_client.exceptions import ConfigError
+
+__all__ = ["MainModule", "StartReached", "pickled"]
 
 #: What ``__name__`` is in a main program that is run again.
 ALIAS = "__mp_main__"
@@ -80,3 +83,27 @@ class MainModule:
             return compile(source, self.path, "exec"), {"__file__": self.path}
         assert self.text is not None
         return compile(self.text, "<string>", "exec"), {}
+
+
+def pickled(application: Any) -> tuple[bytes, MainModule | None]:
+    """Write down the application for a fresh interpreter.
+
+    Raises:
+        ConfigError: it can't be.
+    """
+    advice = "define it at the top level of a module, or use --concurrency thread"
+    try:
+        pickled = pickle.dumps(application)
+    except Exception as error:
+        raise ConfigError(
+            f"workers are fresh interpreters, and {application.callable!r} can't be found by one "
+            f"({type(error).__name__}: {error}): {advice}"
+        ) from error
+    if b"__main__" not in pickled and b"__mp_main__" not in pickled:
+        return pickled, None
+    main = MainModule.present()
+    if main is None:
+        raise ConfigError(
+            f"{application.callable!r} is defined in a program that can't be run again: {advice}"
+        )
+    return pickled, main

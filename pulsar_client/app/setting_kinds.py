@@ -9,9 +9,20 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pulsar_client.addresses import format_address, parse_address
+from pulsar_client.addresses import parse_address
 
-__all__ = ["Addresses", "Choice", "Kind", "Mode", "Names", "Optional", "Seconds", "Text", "Whole"]
+__all__ = [
+    "Address",
+    "Addresses",
+    "Choice",
+    "Kind",
+    "Mode",
+    "Names",
+    "Optional",
+    "Seconds",
+    "Text",
+    "Whole",
+]
 
 
 class Kind(Protocol):
@@ -197,13 +208,26 @@ class Addresses:
 
     def show(self, value: Any) -> str:
         """Write them with commas."""
-        return ",".join(
-            text if text.startswith("unix:") else _inet(parse_address(text)) for text in value
-        )
+        return ",".join(value)
 
 
-def _inet(address: Any) -> str:
-    return format_address(address)
+@dataclass(frozen=True)
+class Address:
+    """One address."""
+
+    metavar: str = "ADDRESS"
+    expected: str = "HOST:PORT, :PORT, [IPv6]:PORT or unix:PATH"
+
+    def read(self, value: object) -> str:
+        """Take text; nothing is resolved."""
+        if not isinstance(value, str):
+            raise ValueError
+        parse_address(value)
+        return value.strip()
+
+    def show(self, value: Any) -> str:
+        """Write it."""
+        return str(value)
 
 
 @dataclass(frozen=True)

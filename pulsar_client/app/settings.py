@@ -7,10 +7,11 @@ the reference in the documentation are made from them.  Where values come from i
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from pulsar_client.app.setting_kinds import (
+    Address,
     Addresses,
     Choice,
     Kind,
@@ -261,6 +262,37 @@ class Settings:
         default_text="as inherited",
         live=False,
     )
+    status_socket: str | None = _setting(
+        "auto",
+        "watching",
+        Optional(_PATH),
+        "Unix socket that shows how the server is to `python -m pulsar_client status`; auto is "
+        "one by process id in the user's run-time directory.",
+        live=False,
+    )
+    prometheus_bind: str | None = _setting(
+        None,
+        "watching",
+        Optional(Address()),
+        "HOST:PORT of a page /metrics for Prometheus, with /livez and /readyz for probes.",
+        live=False,
+    )
+
+    def after(self, old: "Settings") -> tuple["Settings", list[str]]:
+        """Give these settings as far as a reload takes them over.
+
+        Args:
+            old: those that it replaces.
+
+        Returns:
+            The settings, and the names of those that have changed and need a restart.
+        """
+        fixed = [
+            setting.name
+            for setting in registry()
+            if not setting.live and getattr(old, setting.name) != getattr(self, setting.name)
+        ]
+        return replace(self, **{name: getattr(old, name) for name in fixed}), fixed
 
 
 def registry() -> Iterator[Setting]:

@@ -15,12 +15,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from pulsar_client.app import logs
+from pulsar_client.app import logs, status
 from pulsar_client.app.certificates import Certificates
 from pulsar_client.app.configuration import Configuration
 from pulsar_client.app.listeners import Listeners
+from pulsar_client.app.pidfile import PidFile
 from pulsar_client.app.privileges import Identity
+from pulsar_client.app.service_manager import ServiceManager
 from pulsar_client.app.settings import Settings
+from pulsar_client.app.watching import Windows
 from pulsar_client.app.worker import Worker
 from pulsar_client.app.worker_process import loop_factory, reason_of
 from pulsar_client.exceptions import ConfigError
@@ -57,6 +60,24 @@ class SingleProcess:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadline: float | None = None
         self._is_ready = False
+        self._windows = Windows(self.info)
+        self._manager = ServiceManager(os.environ)
+        self._pidfile: PidFile | None = None
+        self._reloads = {"done": 0, "failed": 0}
+
+    def info(self) -> dict[str, Any]:
+        """Tell how the application is."""
+        state = "serving" if self._is_ready else "starting"
+        worker = self.worker
+        return status.server_info(
+            self,
+            state="stopping" if self._deadline is not None else state,
+            workers=[] if worker is None else [status.of_worker(worker, self.started)],
+            wanted=1,
+            past={},
+            restarts={},
+            reloads=self._reloads,
+        )
 
     @property
     def settings(self) -> Settings:
@@ -89,6 +110,9 @@ class SingleProcess:
             return 3
         finally:
             self.listeners.close()
+            self._windows.close()
+            if self._pidfile is not None:
+                self._pidfile.close()
             if self._deadline is None:
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -99,6 +123,9 @@ class SingleProcess:
         certificates = Certificates.read(settings)
         identity = Identity.wanted(settings)
         self.listeners = self._open_listeners(settings)
+        if settings.pidfile is not None:
+            self._pidfile = PidFile(settings.pidfile)
+        await self._windows.open(settings)
         await self.application.monitor_start(self)
         context = None if certificates is None else certificates.context(settings)
         if identity is not None:
@@ -111,6 +138,7 @@ class SingleProcess:
         self._is_ready = True
         for url in self.listeners.urls:
             logs.announce(f"listening on {url}")
+        self._manager.ready("serving")
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         assert self._loop is not None
@@ -130,10 +158,14 @@ class SingleProcess:
         """End the process, in a thread, should the loop be stuck."""
         threading.Event().wait(max(0.0, deadline - time.monotonic()))
         self.listeners.close()
+        self._windows.close()
+        if self._pidfile is not None:
+            self._pidfile.close()
         os._exit(0)
 
     def _stop(self, number: int, quick: bool) -> None:
         logger.info("stopping%s", "" if quick else " gracefully")
+        self._manager.stopping()
         self.listeners.refuse_newcomers()
         if self.worker is not None:
             self.worker.on_signal(number)
@@ -158,8 +190,10 @@ class SingleProcess:
             if certificates is not None and worker.sslcontext is not None:
                 certificates.renew(worker.sslcontext)
         except (ConfigError, OSError) as error:
+            self._reloads["failed"] += 1
             logger.error("reload failed, nothing is changed: %s", reason_of(error))
             return
         with contextlib.suppress(ValueError):
             logging.getLogger("pulsar_client").setLevel(configuration.settings.log_level.upper())
+        self._reloads["done"] += 1
         logger.info("reloaded certificates and log_level; the rest needs a restart")

@@ -169,6 +169,15 @@ class SocketServer:
         """Every address it is bound to; empty before it has started."""
         return [] if self._runner is None else list(self._runner.listeners.addresses)
 
+    def info(self) -> dict[str, Any]:
+        """Tell how it is: ``server``, ``clients`` and a list of ``workers``.
+
+        The same is shown by ``python -m pulsar_client status``.  It is empty before the start,
+        and known only to the process that `start` runs in, not to workers.
+        """
+        info: dict[str, Any] = {} if self._runner is None else self._runner.info()
+        return info
+
     # Life
 
     def configuration(self) -> Configuration:
