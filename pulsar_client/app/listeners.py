@@ -4,6 +4,7 @@ This module binds or inherits them, gives files of unix sockets their owner and 
 them.  It never accepts.
 """
 
+import array
 import contextlib
 import os
 import socket
@@ -194,11 +195,8 @@ def _drop_first_packets(sock: socket.socket) -> None:
         (0x06, 0, 0, 0),  # then drop
         (0x06, 0, 0, 0xFFFFFFFF),  # else take all of it
     )
-    import ctypes
-
-    code = b"".join(struct.pack("HBBI", *step) for step in program)
-    memory = ctypes.create_string_buffer(code)
-    option = struct.pack("HP", len(program), ctypes.addressof(memory))
+    code = array.array("B", b"".join(struct.pack("HBBI", *step) for step in program))
+    option = struct.pack("HP", len(program), code.buffer_info()[0])
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 

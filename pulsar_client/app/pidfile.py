@@ -42,13 +42,14 @@ def _process_in(path: str) -> int | None:
     try:
         with open(path, encoding="ascii") as file:
             pid = int(file.read(32))
-        if pid <= 0 or pid == os.getpid():
-            return None
+    except (FileNotFoundError, ValueError):
+        return None
+    if pid <= 0 or pid == os.getpid():
+        return None
+    try:
         os.kill(pid, 0)
-    except PermissionError as error:
-        if error.filename is not None:
-            raise  # the file can't be read
+    except PermissionError:
         return pid  # it runs, as somebody else
-    except (OSError, ValueError):
+    except OSError:
         return None
     return pid

@@ -84,9 +84,9 @@ class Windows:
             if path is not None:
                 server = await asyncio.start_unix_server(self._answer_http, path)
             else:
-                host, port = address[:2]
+                assert isinstance(address, tuple)
                 server = await asyncio.start_server(
-                    self._answer_http, host or None, port, limit=8192
+                    self._answer_http, address[0] or None, address[1], limit=8192
                 )
         except OSError as error:
             raise OSError(f"prometheus_bind {bind!r}: {error.strerror or error}") from error

@@ -41,13 +41,13 @@ def requests_of(app: App) -> int:
 @pytest.mark.parametrize("request_line", [b"sleep 60\n", b"block 60\n"], ids=["waits", "stuck"])
 def test_p13_a_hung_handler_is_cut_at_the_deadline(concurrency: str, request_line: bytes) -> None:
     """P13, P34: in graceful_timeout + 1 s, and the exit code is 0."""
-    with App("--graceful-timeout", "0.5", "-w", "2", concurrency=concurrency).ready() as app:
-        with app.connect() as sock:
-            sock.sendall(b"echo on\n" + request_line)
-            assert read_line(sock) == "on"
-            code, took = app.stop()
-            assert code == 0
-            assert took < 0.5 + 1 + 1  # and a second for a busy machine
+    arguments = ("--graceful-timeout", "0.5", "-w", "2")
+    with App(*arguments, concurrency=concurrency).ready() as app, app.connect() as sock:
+        sock.sendall(b"echo on\n" + request_line)
+        assert read_line(sock) == "on"
+        code, took = app.stop()
+        assert code == 0
+        assert took < 0.5 + 1 + 1  # and a second for a busy machine
 
 
 @MODES
