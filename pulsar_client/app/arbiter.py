@@ -19,6 +19,7 @@ from pulsar_client.app import logs, status
 from pulsar_client.app.certificates import Certificates
 from pulsar_client.app.configuration import Configuration
 from pulsar_client.app.crew import Crew
+from pulsar_client.app.handover import Handover, Reload
 from pulsar_client.app.listeners import Listeners
 from pulsar_client.app.main_module import MainModule, pickled
 from pulsar_client.app.pidfile import PidFile
@@ -41,8 +42,7 @@ _SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIG
 _KILL_AFTER = 0.5
 # A stuck worker has this long to write its stacks and die of SIGABRT.
 _ABORT_TIME = 2.0
-# A start that failed is over within 5 s (P10); those that are starting are killed at once.
-_FAILED = 3
+_COULD_NOT_START = 3
 
 
 class Arbiter:
@@ -87,7 +87,8 @@ class Arbiter:
         # Of workers that are gone.
         self._past = {"accepted": 0, "requests": 0, "errors": 0}
         self._crews: dict[int, Crew] = {}
-        self._next: _Reload | None = None
+        self._next: Reload | None = None
+        self._handover: Handover | None = None
         self._reload_wanted = False
         self._stopping = False
         self._kill_timer: asyncio.TimerHandle | None = None
@@ -185,7 +186,7 @@ class Arbiter:
         if self._stopping:
             state = "stopping"
         elif crew is not None and crew.was_ready:
-            state = "serving" if self._next is None else "reloading"
+            state = "reloading" if self._next or self._handover else "serving"
         return status.server_info(
             self,
             state=state,
@@ -209,6 +210,8 @@ class Arbiter:
                     crew.ready(worker)
             case "enough":
                 crew.enough(worker)
+            case "closed" if self._handover is not None:
+                self._handover.has_stopped(worker)
             case "failed":
                 worker.reason = message["reason"]
 
@@ -241,6 +244,8 @@ class Arbiter:
                 "requests served and %(connections)d connections in flight%(text)s",
                 {**last, "how": how, "text": text},
             )
+        if self._handover is not None:
+            self._handover.has_stopped(worker)
         if not self._stopping:
             crew.ended(worker, worker.cause or how)
         if self._stopping and not self.workers:
@@ -257,12 +262,8 @@ class Arbiter:
         self._watch_timer = asyncio.get_running_loop().call_later(interval, self._watch)
         for worker in tuple(self.workers.values()):
             if timeout and worker.silence > timeout and worker.state in ("ready", "retiring"):
-                logger.error(
-                    "worker %d (pid %d): its loop has been stuck for %.1f s",
-                    worker.idx,
-                    worker.pid,
-                    worker.silence,
-                )
+                text = "worker %d (pid %d): its loop has been stuck for %.1f s"
+                logger.error(text, worker.idx, worker.pid, worker.silence)
                 worker.state = "stuck"
                 worker.cause = "stuck"
                 # faulthandler writes the stacks of all threads before it dies of this.
@@ -293,7 +294,7 @@ class Arbiter:
     def _on_sighup(self) -> None:
         if self._stopping or self.crew is None:
             return
-        if self._next is not None or not self.crew.was_ready:
+        if self._next or self._handover or not self.crew.was_ready:
             self._reload_wanted = True  # one at a time; all that come meanwhile are one
             return
         self._reload_wanted = False
@@ -305,7 +306,7 @@ class Arbiter:
         except (ConfigError, OSError, RuntimeError) as error:
             self._give_up_reload(reason_of(error))
 
-    def _begin_reload(self) -> "_Reload":
+    def _begin_reload(self) -> Reload:
         configuration = self._load()
         settings, fixed = configuration.settings.after(self.settings)
         for name in fixed:
@@ -315,7 +316,7 @@ class Arbiter:
         identity = Identity.wanted(settings)
         listeners = self._open_listeners(settings, kept=self.listeners)
         crew = self._new_crew(settings, listeners, certificates, identity)
-        return _Reload(configuration, listeners, crew)
+        return Reload(configuration, listeners, crew)
 
     def _take_over(self, crew: Crew) -> None:
         """The new workers are ready: let the old ones finish."""
@@ -330,12 +331,17 @@ class Arbiter:
         self.configuration = reload.configuration
         before.close(but=reload.listeners)
         logging.getLogger("pulsar_client").setLevel(self.settings.log_level.upper())
+        accepting = [worker for worker in old.workers() if worker.state == "ready"]
         old.retire("reload")
+        self._handover = Handover(accepting, partial(self._reloaded, crew.size, new_urls))
+
+    def _reloaded(self, size: int, new_urls: list[str]) -> None:
+        self._handover = None
         self.reloads["done"] += 1
         for url in new_urls:
             logs.announce(f"listening on {url}")
-        logger.info("reloaded: %d new workers serve", crew.size)
-        self._manager.ready(f"{crew.size} workers serve, reloaded")
+        logger.info("reloaded: %d new workers serve", size)
+        self._manager.ready(f"{size} workers serve, reloaded")
         self._reload_again()
 
     def _give_up_reload(self, reason: str) -> None:
@@ -389,6 +395,8 @@ class Arbiter:
             self._manager.stopping()
             self.listeners.refuse_newcomers()
         self._stopping = True
+        if self._handover is not None:
+            self._handover.cancel()
         for crew in (self.crew, None if self._next is None else self._next.crew):
             if crew is not None:
                 crew.dismiss()
@@ -412,7 +420,7 @@ class Arbiter:
     def _fail(self, reason: str) -> None:
         """Nothing was ever served: everything ends (P10)."""
         self._last_words = reason
-        self._code = _FAILED
+        self._code = _COULD_NOT_START
         self._stopping = True
         for worker in self.workers.values():
             worker.kill()
@@ -439,12 +447,3 @@ class Arbiter:
         self._board.close()
         os.close(self._lifeline)
         os.close(self._lifeline_held)
-
-
-class _Reload:
-    """What a reload makes, and takes over when it succeeds."""
-
-    def __init__(self, configuration: Configuration, listeners: Listeners, crew: Crew) -> None:
-        self.configuration = configuration
-        self.listeners = listeners
-        self.crew = crew

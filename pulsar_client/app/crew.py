@@ -7,7 +7,6 @@ does not know signals, and not the crew that comes after it.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from pulsar_client.app.restarts import RestartDelay
 from pulsar_client.app.worker_handle import WorkerHandle
@@ -192,15 +191,10 @@ class Crew:
     def kill(self) -> None:
         """Kill all at once."""
         self.dismiss()
-        for place in self.places:
-            for worker in (place.worker, place.successor):
-                if worker is not None:
-                    worker.kill()
+        for worker in self.workers():
+            worker.kill()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Describe the places that wait to be filled."""
-        return [
-            {"idx": place.idx, "state": "waiting", "pid": None}
-            for place in self.places
-            if place.worker is None
-        ]
+    def workers(self) -> list[WorkerHandle]:
+        """Give all that there are."""
+        both = [worker for place in self.places for worker in (place.worker, place.successor)]
+        return [worker for worker in both if worker is not None]

@@ -67,6 +67,8 @@ class Worker:
         self.logger = logger
         #: Called once when ``max_requests`` is reached; the worker goes on until it is told.
         self.on_enough_requests: Callable[[], object] | None = None
+        #: Called once when no server accepts any more.
+        self.on_closed: Callable[[], object] | None = None
         self.lag = 0.0
         self.errors = CountingHandler()
         #: Who accepts the next connection, if there are other workers.
@@ -205,13 +207,17 @@ class Worker:
 
     async def _close(self) -> None:
         assert self._grace is not None
-        results = await asyncio.gather(
-            *(
-                server.close(grace=self._grace, accept_queued=self._last)
-                for server in self.servers
-            ),
-            return_exceptions=True,
-        )
+        loop = asyncio.get_running_loop()
+        closing = [
+            loop.create_task(server.close(grace=self._grace, accept_queued=self._last))
+            for server in self.servers
+        ]
+        # Each stops accepting as the first thing it does, in a task of its own.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if self.on_closed is not None:
+            self.on_closed()
+        results = await asyncio.gather(*closing, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 self.logger.error("a server did not close", exc_info=result)

@@ -148,6 +148,7 @@ class _Process:
             loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in BLOCKED})
         self.channel = Channel(self.control, self._on_message, lambda: worker.stop(0.0))
+        worker.on_closed = lambda: self.say(say="closed")
         worker.on_enough_requests = lambda: self.say(say="enough")
         try:
             await worker.serve(lambda: self.say(say="ready"))
