@@ -24,6 +24,7 @@ from pulsar_client.exceptions import (
 )
 from pulsar_client.pool import Pool, PoolConnection, PoolStats
 from pulsar_client.protocols import (
+    Codec,
     Connection,
     DatagramProtocol,
     DelimitedDecoder,
@@ -46,6 +47,7 @@ __all__ = [
     "AbstractClient",
     "AbstractUdpClient",
     "AddressWatch",
+    "Codec",
     "ConfigError",
     "Connection",
     "ConnectionClosed",

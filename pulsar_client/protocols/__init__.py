@@ -9,11 +9,13 @@ from pulsar_client.protocols.decoders import (
 )
 from pulsar_client.protocols.flow_control import FlowControl
 from pulsar_client.protocols.idle_timer import Timeout
+from pulsar_client.protocols.message_pipeline import Codec
 from pulsar_client.protocols.producer import Producer
 from pulsar_client.protocols.protocol import Protocol, PulsarProtocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = [
+    "Codec",
     "Connection",
     "DatagramProtocol",
     "DelimitedDecoder",

@@ -15,6 +15,11 @@ from pulsar_client.events import OneTime
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed, RequestTimeout
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
 from pulsar_client.protocols.deadlines import DeadlineQueue
+from pulsar_client.protocols.message_pipeline import (
+    MessageConsumer,
+    MessagePipeline,
+    checked_codec,
+)
 from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
@@ -29,6 +34,8 @@ class Connection(ConsumerFeed):
         timeout: idle seconds after which the connection closes; None or 0 for never.
         pipeline: how many requests of a client may be in flight together, answered in order;
             None for one at a time.
+        codec: in place of a consumer factory, where a parser can tell the replies apart: makes
+            the :class:`~pulsar_client.protocols.Codec` of a pipelined client's connection.
         **kw: see :class:`~pulsar_client.PulsarProtocol`.
 
     Raises:
@@ -48,7 +55,9 @@ class Connection(ConsumerFeed):
     _eof_handle: asyncio.TimerHandle | None = None
     # What looks at the socket; False if nothing can.
     _poll: Any = None
-    _deadlines: DeadlineQueue[ProtocolConsumer] | None = None
+    _deadlines: DeadlineQueue[Any] | None = None
+    # The pipeline of a connection with a codec.
+    _messages: MessagePipeline | None = None
 
     def __init__(
         self,
@@ -56,6 +65,7 @@ class Connection(ConsumerFeed):
         timeout: float | None = None,
         *,
         pipeline: int | None = None,
+        codec: Callable[[], Any] | None = None,
         **kw: Any,
     ) -> None:
         if timeout is not None:
@@ -68,6 +78,16 @@ class Connection(ConsumerFeed):
                 )
             if self.server_side:
                 raise ValueError(f"pipeline is {pipeline!r}, expected None on a server")
+        if codec is not None:
+            if pipeline is None or consumer_factory is not None or not callable(codec):
+                raise TypeError(
+                    f"codec is {codec!r}, expected a callable that makes a codec; it goes with "
+                    "pipeline=N and without a consumer_factory"
+                )
+            self.parser = checked_codec(codec(), codec)
+            self._consumer_factory = MessageConsumer
+            self._pipeline = self._messages = MessagePipeline(self, pipeline, self.parser)
+        elif pipeline is not None:
             self._pipeline = Pipeline(self, pipeline)
 
     @property
@@ -168,49 +188,60 @@ class Connection(ConsumerFeed):
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        consumer = self.current_consumer()
-        waiter = get_running_loop().create_future()
         producer = self.producer
-        if consumer._one_time is None and (producer is None or producer._many_times is None):
-            # Nobody listens: nothing to fire, and nothing to wait for before.
-            consumer.begin(message, waiter)
+        messages = self._messages
+        if (
+            messages is not None
+            and self._transport is not None
+            and (producer is None or producer._many_times is None)
+        ):
+            # Nothing but the caller's future.
+            self._requests_processed += 1
+            if producer is not None:
+                producer.request_started()
+            waiter = messages.begin(message)
+            request: Any = waiter
         else:
-            consumer.start(message)
-            consumer.wake_when_done(waiter)
+            request = consumer = self.current_consumer()
+            waiter = get_running_loop().create_future()
+            if consumer._one_time is None and (producer is None or producer._many_times is None):
+                # Nobody listens: nothing to fire, and nothing to wait for before.
+                consumer.begin(message, waiter)
+            else:
+                consumer.start(message)
+                consumer.wake_when_done(waiter)
         if timeout is not None and not waiter.done():
-            self._add_deadline(consumer, timeout)
+            if self._deadlines is None:
+                self._deadlines = DeadlineQueue(get_running_loop(), self._expire)
+            self._deadlines.add(request, timeout)
         try:
             return await waiter
         except asyncio.CancelledError:
-            self._give_up(consumer)
+            self._give_up(request)
             raise
 
-    def _add_deadline(self, consumer: ProtocolConsumer, seconds: float) -> None:
-        if self._deadlines is None:
-            self._deadlines = DeadlineQueue(get_running_loop(), self._expire)
-        consumer._time_allowed = seconds
-        self._deadlines.add(consumer, seconds)
-
-    def _expire(self, consumer: ProtocolConsumer) -> None:
-        """The time of a request is over."""
-        waiter = consumer._waiter
-        if waiter is None or waiter.done():
+    def _expire(self, request: Any, seconds: float) -> None:
+        """The time of a request is over: its consumer's, or its caller's future's."""
+        waiter: Any = request._waiter if isinstance(request, ProtocolConsumer) else request
+        if waiter.done():
             return  # it was cancelled before
-        waiter.set_exception(
-            RequestTimeout(f"{consumer!r}: no reply within {consumer._time_allowed} s")
-        )
+        what = f"{self}: a request" if waiter is request else f"{request!r}"
+        waiter.set_exception(RequestTimeout(f"{what} had no reply within {seconds} s"))
         waiter.exception()  # a task cancelled in this turn is not owed a log line
-        self._give_up(consumer)
+        self._give_up(request)
 
-    def _give_up(self, consumer: ProtocolConsumer) -> None:
+    def _give_up(self, request: Any) -> None:
         """Nobody waits for the reply any more."""
-        if consumer._done:
+        if not isinstance(request, ProtocolConsumer):
+            assert self._pipeline is not None
+            self._pipeline.give_up(request)
+        elif request._done:
             return
-        if not consumer._handed_over:
+        elif not request._handed_over:
             # Coroutine callbacks of pre_request still run.
-            consumer.finished(exc=AbortRequest(f"{consumer!r} was given up before it was sent"))
+            request.finished(exc=AbortRequest(f"{request!r} was given up before it was sent"))
         elif self._pipeline is not None:
-            self._pipeline.give_up(consumer)
+            self._pipeline.give_up(request)
 
     async def drained(self) -> bool:
         """Wait until no request is in flight, abandoned ones included.
@@ -244,7 +275,7 @@ class Connection(ConsumerFeed):
         pipeline = self._pipeline
         assert pipeline is not None
         pipeline.flush()
-        self._pipeline = None
+        self._pipeline = self._messages = None
         self._current_consumer = None
         try:
             self.current_consumer()

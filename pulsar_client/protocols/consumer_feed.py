@@ -18,6 +18,7 @@ from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, Protocol
 from pulsar_client.protocols.collector import Collector
 from pulsar_client.protocols.consumer_contract import unused_bytes
 from pulsar_client.protocols.message_limit import count_message
+from pulsar_client.protocols.message_pipeline import MessagePipeline
 from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.producer import make_consumer
 from pulsar_client.protocols.protocol import Protocol
@@ -86,7 +87,7 @@ class ConsumerFeed(Collector):
         # Answers to be written together; None unless several requests arrived together.
         self._collected = None
         # Requests of a client that are in flight together; None where there is one at a time.
-        self._pipeline: Pipeline | None = None
+        self._pipeline: Pipeline | MessagePipeline | None = None
 
     @property
     def transport(self) -> Any:

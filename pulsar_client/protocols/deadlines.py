@@ -30,23 +30,26 @@ _FEW = 64
 
 
 class DeadlineQueue(Generic[T]):
-    """Calls ``expired(item)`` for each item that is not ``done()`` at its deadline.
+    """Calls ``expired(item, seconds)`` for each item that is not ``done()`` at its deadline.
 
     Adding costs O(log n), without a timer of its own for each item.  There are never more than
     twice as many entries as items that are not done, and a constant number.  Times are the loop's.
 
     Args:
         loop: whose clock and timer to use.
-        expired: called once for each item that is late, in the order of their deadlines.
+        expired: called once for each item that is late, in the order of their deadlines, with
+            the seconds it was given.
     """
 
     __slots__ = ("_armed_for", "_expired", "_handle", "_heap", "_loop", "_many", "_order")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[T], object]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, expired: Callable[[T, float], object]
+    ) -> None:
         self._loop = loop
         self._expired = expired
         # The counter keeps entries of the same deadline in order, and the items out of it.
-        self._heap: list[tuple[float, int, T]] = []
+        self._heap: list[tuple[float, int, T, float]] = []
         self._order = count()
         self._many = _FEW
         self._handle: asyncio.TimerHandle | None = None
@@ -60,7 +63,7 @@ class DeadlineQueue(Generic[T]):
         """Let ``item`` expire in so many seconds, unless it is done by then."""
         deadline = self._loop.time() + seconds
         heap = self._heap
-        heappush(heap, (deadline, next(self._order), item))
+        heappush(heap, (deadline, next(self._order), item, seconds))
         if deadline < self._armed_for:
             self._arm(deadline)
         if len(heap) > self._many:
@@ -95,12 +98,12 @@ class DeadlineQueue(Generic[T]):
         # The clock may be a little behind the deadline that the loop has kept.
         now = self._loop.time()
         while heap:
-            deadline, _, item = heap[0]
+            deadline, _, item, seconds = heap[0]
             if item.done():
                 heappop(heap)
             elif deadline <= now:
                 heappop(heap)
-                self._expired(item)
+                self._expired(item, seconds)
             else:
                 if self._armed_for > deadline:
                     self._arm(deadline)

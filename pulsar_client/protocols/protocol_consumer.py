@@ -52,7 +52,6 @@ class ProtocolConsumer(EventHandler):
     _queued = False
     _begun: asyncio.Future[None] | None = None
     _withdrawn = False
-    _time_allowed = 0.0
     _abandoned_at: float | None = None
 
     def __init__(

@@ -5,12 +5,24 @@ from functools import partial
 from typing import Any
 
 import pytest
-from protocol_kit import Line, Silent, SlowLine, connected, dialled, lost, served, turns
+from protocol_kit import (
+    Answers,
+    EchoLine,
+    Line,
+    Silent,
+    SlowLine,
+    connected,
+    dialled,
+    lost,
+    served,
+    turns,
+)
 
 from pulsar_client import (
     AbortRequest,
     Connection,
     ConnectionClosed,
+    DelimitedDecoder,
     ProtocolConsumer,
     ProtocolError,
     RequestTimeout,
@@ -42,10 +54,35 @@ class Scripted(asyncio.Protocol):
         self.transport.write(data)
 
 
+class LineCodec(DelimitedDecoder):
+    def __init__(self) -> None:
+        super().__init__(b"\n", max_size=1000)
+
+    def encode(self, message: Any) -> bytes:
+        data: bytes = message + b"\n"
+        return data
+
+
+Kind = dict[str, Any]
+KINDS: dict[str, dict[str, Any]] = {
+    "consumers": {"consumer_factory": Line},
+    "codec": {"codec": LineCodec},
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Run a test with consumers of requests, and with a codec in their place."""
+    found: Kind = KINDS[request.param]
+    return found
+
+
 async def scripted(
     pipeline: int = 100, consumer: Any = Line, **kw: Any
 ) -> tuple[Connection, Scripted]:
-    near, far = Connection(consumer, pipeline=pipeline, **kw), Scripted()
+    if "codec" not in kw:
+        kw.setdefault("consumer_factory", consumer)
+    near, far = Connection(pipeline=pipeline, **kw), Scripted()
     memory_pair(near, far)
     await turns(1)
     return near, far
@@ -75,14 +112,16 @@ def test_without_a_pipeline_nothing_is_shared() -> None:
 # -- in order, together ----------------------------------------------------------------------
 
 
-async def test_requests_of_one_turn_leave_in_one_write_and_are_answered_in_order() -> None:
-    near, far = await scripted()
+async def test_requests_of_one_turn_leave_in_one_write_and_are_answered_in_order(
+    kind: dict[str, Any],
+) -> None:
+    near, far = await scripted(**kind)
     first = begun(near, b"0")
     await turns(3)
     tasks = first + begun(near, *(b"%d" % i for i in range(1, 10)))
     await turns(3)
     assert far.chunks == [b"0\n", b"1\n2\n3\n4\n5\n6\n7\n8\n9\n"]
-    assert len(near._pipeline or ()) == 10
+    assert near.info()["connection"]["pipeline"]["in_flight"] == 10
     assert near.is_shareable
     assert not near.is_reusable
     far.say(b"".join(b"%d\n" % i for i in range(10)))
@@ -108,18 +147,18 @@ async def test_on_real_sockets() -> None:
 
 
 @pytest.mark.parametrize("size", range(1, 12))
-async def test_replies_cut_anywhere(size: int) -> None:
-    near, far = await connected(
-        client_kw={"pipeline": 10}, to_client=Link(split=size), to_server=Link(split=size)
-    )
+async def test_replies_cut_anywhere(size: int, kind: Kind) -> None:
+    near, far = Connection(pipeline=10, **kind), Connection(EchoLine, producer=Answers())
+    memory_pair(near, far, to_client=Link(split=size), to_server=Link(split=size))
+    await turns(1)
     messages = [b"x" * i for i in range(10)]
     assert await ended(*begun(near, *messages)) == messages
     assert near.is_reusable
     await lost(near, far)
 
 
-async def test_beyond_the_limit_they_wait_in_order() -> None:
-    near, far = await scripted(3)
+async def test_beyond_the_limit_they_wait_in_order(kind: Kind) -> None:
+    near, far = await scripted(3, **kind)
     tasks = begun(near, *(b"%d" % i for i in range(8)))
     await turns()
     assert far.received == b"0\n1\n2\n"
@@ -144,8 +183,11 @@ async def test_beyond_the_limit_they_wait_in_order() -> None:
     await lost(near)
 
 
-async def test_while_writing_is_paused_they_wait_in_order() -> None:
-    near, far = await connected(client_kw={"pipeline": 10, "high_limit": 10, "low_limit": 0})
+async def test_while_writing_is_paused_they_wait_in_order(kind: Kind) -> None:
+    near = Connection(pipeline=10, high_limit=10, low_limit=0, **kind)
+    far = Connection(EchoLine, producer=Answers())
+    memory_pair(near, far)
+    await turns(1)
     near.transport.outgoing.pause()
     tasks = begun(near, b"a" * 20)
     await turns(3)
@@ -202,8 +244,8 @@ async def test_a_start_that_is_cancelled_while_it_waits_is_never_sent() -> None:
 # -- given up (I16) --------------------------------------------------------------------------
 
 
-async def test_the_reply_of_a_cancelled_request_is_dropped_i16() -> None:
-    near, far = await scripted()
+async def test_the_reply_of_a_cancelled_request_is_dropped_i16(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0", b"1", b"2")
     await turns()
     tasks[0].cancel()
@@ -222,8 +264,8 @@ async def test_the_reply_of_a_cancelled_request_is_dropped_i16() -> None:
     await lost(near)
 
 
-async def test_what_is_cancelled_before_it_is_sent_is_never_sent() -> None:
-    near, far = await scripted()
+async def test_what_is_cancelled_before_it_is_sent_is_never_sent(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0")
     await turns()
     tasks += begun(near, b"1", b"2", b"3")
@@ -242,8 +284,8 @@ async def test_what_is_cancelled_before_it_is_sent_is_never_sent() -> None:
 # -- loss ------------------------------------------------------------------------------------
 
 
-async def test_a_loss_fails_everything_and_says_what_was_sent() -> None:
-    near, far = await scripted(3)
+async def test_a_loss_fails_everything_and_says_what_was_sent(kind: Kind) -> None:
+    near, far = await scripted(3, **kind)
     tasks = begun(near, b"0", b"1")
     await turns()
     tasks += begun(near, b"2", b"3", b"4")
@@ -261,8 +303,8 @@ async def test_a_loss_fails_everything_and_says_what_was_sent() -> None:
     await lost(near)
 
 
-async def test_data_that_nobody_asked_for_closes() -> None:
-    near, far = await scripted()
+async def test_data_that_nobody_asked_for_closes(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0")
     await turns()
     far.say(b"0\n1\n")
@@ -272,8 +314,10 @@ async def test_data_that_nobody_asked_for_closes() -> None:
     await lost(near)
 
 
-async def test_a_reply_too_many_does_not_answer_a_request_that_was_not_sent_i16() -> None:
-    near, far = await scripted()
+async def test_a_reply_too_many_does_not_answer_a_request_that_was_not_sent_i16(
+    kind: dict[str, Any],
+) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0", b"1", b"2")
     await turns()
     far.say(b"0\n1\n2\n")
@@ -308,8 +352,8 @@ async def test_a_consumer_that_raises_fails_all_and_closes() -> None:
     await lost(near)
 
 
-async def test_a_request_that_cannot_be_written_fails_alone() -> None:
-    near, far = await scripted()
+async def test_a_request_that_cannot_be_written_fails_alone(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0", "text", b"1")
     await turns()
     assert far.received == b"0\n1\n"
@@ -324,8 +368,8 @@ async def test_a_request_that_cannot_be_written_fails_alone() -> None:
 # -- drained ---------------------------------------------------------------------------------
 
 
-async def test_drained_waits_for_abandoned_replies_too() -> None:
-    near, far = await scripted()
+async def test_drained_waits_for_abandoned_replies_too(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     assert await near.drained() is True
     tasks = begun(near, b"0", b"1")
     await turns()
@@ -344,8 +388,8 @@ async def test_drained_waits_for_abandoned_replies_too() -> None:
     await lost(near)
 
 
-async def test_drained_raises_when_the_connection_is_lost() -> None:
-    near, far = await scripted()
+async def test_drained_raises_when_the_connection_is_lost(kind: Kind) -> None:
+    near, far = await scripted(**kind)
     tasks = begun(near, b"0")
     await turns()
     wait = asyncio.ensure_future(near.drained())
@@ -367,9 +411,9 @@ def on_virtual_clock(main: Any) -> None:
         runner.run(main)
 
 
-def test_a_time_out_abandons_the_request() -> None:
+def test_a_time_out_abandons_the_request(kind: Kind) -> None:
     async def main() -> None:
-        near, far = await scripted()
+        near, far = await scripted(**kind)
         loop = asyncio.get_running_loop()
         late, kept = begun(near, b"0", timeout=1.0) + begun(near, b"1", timeout=5.0)
         began = loop.time()
@@ -385,9 +429,9 @@ def test_a_time_out_abandons_the_request() -> None:
     on_virtual_clock(main())
 
 
-def test_replies_that_stop_close_the_connection() -> None:
+def test_replies_that_stop_close_the_connection(kind: Kind) -> None:
     async def main() -> None:
-        near, far = await scripted()
+        near, far = await scripted(**kind)
         loop = asyncio.get_running_loop()
         began = loop.time()
         given_up, waits = begun(near, b"0", timeout=1.0) + begun(near, b"1")
@@ -402,9 +446,9 @@ def test_replies_that_stop_close_the_connection() -> None:
     on_virtual_clock(main())
 
 
-def test_who_waits_for_the_first_reply_decides_how_long() -> None:
+def test_who_waits_for_the_first_reply_decides_how_long(kind: Kind) -> None:
     async def main() -> None:
-        near, far = await scripted()
+        near, far = await scripted(**kind)
         patient, given_up = begun(near, b"0") + begun(near, b"1", timeout=1.0)
         await asyncio.sleep(100)
         assert not near.closed
@@ -454,8 +498,8 @@ async def test_an_upgrade_ends_the_pipeline() -> None:
     await lost(near)
 
 
-async def test_close_when_idle_lets_all_finish() -> None:
-    near, far = await scripted(1)
+async def test_close_when_idle_lets_all_finish(kind: Kind) -> None:
+    near, far = await scripted(1, **kind)
     tasks = begun(near, b"0", b"1")
     await turns()
     near.close_when_idle()
