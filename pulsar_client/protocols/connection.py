@@ -13,6 +13,7 @@ from typing import Any
 from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed, RequestTimeout
+from pulsar_client.protocols.answer_line import AnswerLine
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
 from pulsar_client.protocols.deadlines import DeadlineQueue
 from pulsar_client.protocols.message_pipeline import (
@@ -32,8 +33,8 @@ class Connection(ConsumerFeed):
     Args:
         consumer_factory: makes the consumer of each exchange; called without arguments.
         timeout: idle seconds after which the connection closes; None or 0 for never.
-        pipeline: how many requests of a client may be in flight together, answered in order;
-            None for one at a time.
+        pipeline: how many requests may be in flight together, answered in order; None for one
+            at a time.  A server reads no further ones meanwhile.
         codec: in place of a consumer factory, where a parser can tell the replies apart: makes
             the :class:`~pulsar_client.protocols.Codec` of a pipelined client's connection.
         **kw: see :class:`~pulsar_client.PulsarProtocol`.
@@ -71,24 +72,28 @@ class Connection(ConsumerFeed):
         if timeout is not None:
             kw["timeout"] = timeout
         super().__init__(consumer_factory, **kw)
-        if pipeline is not None:
-            if isinstance(pipeline, bool) or not isinstance(pipeline, int) or pipeline < 1:
-                raise ValueError(
-                    f"pipeline is {pipeline!r}, expected a number of requests >= 1 or None"
-                )
-            if self.server_side:
-                raise ValueError(f"pipeline is {pipeline!r}, expected None on a server")
+        if pipeline is not None and (
+            isinstance(pipeline, bool) or not isinstance(pipeline, int) or pipeline < 1
+        ):
+            raise ValueError(
+                f"pipeline is {pipeline!r}, expected a number of requests >= 1 or None"
+            )
         if codec is not None:
-            if pipeline is None or consumer_factory is not None or not callable(codec):
+            if (
+                pipeline is None
+                or consumer_factory is not None
+                or self.server_side
+                or not callable(codec)
+            ):
                 raise TypeError(
                     f"codec is {codec!r}, expected a callable that makes a codec; it goes with "
-                    "pipeline=N and without a consumer_factory"
+                    "pipeline=N and without a consumer_factory, on clients"
                 )
             self.parser = checked_codec(codec(), codec)
             self._consumer_factory = MessageConsumer
             self._pipeline = self._messages = MessagePipeline(self, pipeline, self.parser)
         elif pipeline is not None:
-            self._pipeline = Pipeline(self, pipeline)
+            self._pipeline = (AnswerLine if self.server_side else Pipeline)(self, pipeline)
 
     @property
     def requests_processed(self) -> int:
@@ -125,6 +130,7 @@ class Connection(ConsumerFeed):
         """
         return (
             self._pipeline is not None
+            and not self.server_side
             and not self._closing
             and not self._upgraded
             and not self._last_request
@@ -216,7 +222,9 @@ class Connection(ConsumerFeed):
             self._deadlines.add(request, timeout)
         try:
             return await waiter
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, as a rule; or something else was thrown in, and the future is pending.
+            waiter.cancel()
             self._give_up(request)
             raise
 
@@ -233,7 +241,6 @@ class Connection(ConsumerFeed):
     def _give_up(self, request: Any) -> None:
         """Nobody waits for the reply any more."""
         if not isinstance(request, ProtocolConsumer):
-            assert self._pipeline is not None
             self._pipeline.give_up(request)
         elif request._done:
             return
@@ -272,9 +279,7 @@ class Connection(ConsumerFeed):
         Args:
             data: what arrived behind the last reply; the new consumer's.
         """
-        pipeline = self._pipeline
-        assert pipeline is not None
-        pipeline.flush()
+        self._pipeline.flush()
         self._pipeline = self._messages = None
         self._current_consumer = None
         try:
@@ -336,7 +341,12 @@ class Connection(ConsumerFeed):
             self._close()
             return None
         consumer = self._current_consumer
-        if consumer is not None and consumer._handed_over and not consumer.eof_received():
+        if (
+            consumer is not None
+            and consumer._handed_over
+            and not consumer.eof_received()
+            and (self._pipeline is None or not self._pipeline.busy)
+        ):
             self._close()
             return None
         self._last_request = self._eof = True
@@ -386,7 +396,7 @@ class Connection(ConsumerFeed):
         """The transport's buffer has drained: go on with what had to wait."""
         super().resume_writing(exc)
         if exc is None:
-            if self._pipeline is not None:
+            if self._pipeline is not None and not self.server_side:
                 if not self._feeding:
                     self._pipeline.advance()
             elif self._buffered and not self._feeding and self._is_between_requests():

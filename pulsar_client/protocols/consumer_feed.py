@@ -18,8 +18,6 @@ from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, Protocol
 from pulsar_client.protocols.collector import Collector
 from pulsar_client.protocols.consumer_contract import unused_bytes
 from pulsar_client.protocols.message_limit import count_message
-from pulsar_client.protocols.message_pipeline import MessagePipeline
-from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.producer import make_consumer
 from pulsar_client.protocols.protocol import Protocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
@@ -48,6 +46,7 @@ class ConsumerFeed(Collector):
 
     _HOLD_START = 4
     _HOLD_BUSY = 8
+    _HOLD_FULL = 16
     _requests_processed = 0
     _end_waiters: tuple[asyncio.Future[None], ...] = ()
     # What arrives while start_tls changes the transport.
@@ -86,8 +85,9 @@ class ConsumerFeed(Collector):
         self._eof = False
         # Answers to be written together; None unless several requests arrived together.
         self._collected = None
-        # Requests of a client that are in flight together; None where there is one at a time.
-        self._pipeline: Pipeline | MessagePipeline | None = None
+        # The requests that are in flight together: a client's Pipeline or MessagePipeline, a
+        # server's AnswerLine; None where there is one at a time.
+        self._pipeline: Any = None
 
     @property
     def transport(self) -> Any:
@@ -99,7 +99,7 @@ class ConsumerFeed(Collector):
             self._flush()
         if self._pipeline is not None:
             self._pipeline.expose()
-        elif self._current_consumer is not None:
+        if self._current_consumer is not None:
             self._current_consumer._sent = True  # or it may be, out of our sight
         return self._transport
 
@@ -124,6 +124,8 @@ class ConsumerFeed(Collector):
                 self._current_consumer = consumer
             else:
                 consumer._pipeline = self._pipeline
+                if self.server_side:
+                    self._current_consumer = consumer
             consumer.connection_made(self)
         return consumer
 
@@ -144,7 +146,10 @@ class ConsumerFeed(Collector):
         if self._collected:
             self._flush()
         if self._pipeline is not None:
-            return self._pipeline.write_raw(data)
+            if not self.server_side:
+                raw: Awaitable[None] | None = self._pipeline.write_raw(data)
+                return raw
+            self._pipeline.flush()
         try:
             waiter = Protocol.write(self, data)
         except ConnectionClosed as closed:
@@ -190,8 +195,21 @@ class ConsumerFeed(Collector):
             if not waiter.done():
                 waiter.set_result(None)
 
+    def take_further_requests(self) -> None:
+        """There is room for more than the pipeline had room for."""
+        if self._read_holds & self._HOLD_FULL:
+            self._release_reading(self._HOLD_FULL)
+            if self._buffered and self._loop is not None:
+                self._loop.call_soon(self._after_request)
+
     def tasks_done(self, consumer: ProtocolConsumer) -> None:
         """The tasks of a consumer have ended, and it has not: it may want more data."""
+        if self._pipeline is not None and self.server_side:
+            # Nobody else gives it any, and those behind it wait for its turn to end.
+            self.request_failed(
+                consumer, RuntimeError(f"{consumer!r}: its tasks have ended, and it is not done")
+            )
+            return
         if self._read_holds & self._HOLD_BUSY:
             self._release_reading(self._HOLD_BUSY)
             if self._buffered and not self._closing and not self._feeding:
@@ -320,6 +338,7 @@ class ConsumerFeed(Collector):
         consumer = self._current_consumer
         if not self._is_busy() or (
             self._eof
+            and (self._pipeline is None or not self._pipeline.busy)
             and consumer is not None
             and consumer._handed_over
             and not consumer.eof_received()
@@ -336,7 +355,11 @@ class ConsumerFeed(Collector):
         """
         if type(rest) is not bytes:
             rest = unused_bytes(rest, consumer)
-        if len(rest) >= len(data) and consumer._done and self._consumer_factory is factory:
+        if (
+            len(rest) >= len(data)
+            and self._current_consumer is not consumer
+            and self._consumer_factory is factory
+        ):
             raise RuntimeError(f"{consumer!r} finished without taking a byte of what it was given")
         return rest
 
@@ -347,6 +370,14 @@ class ConsumerFeed(Collector):
             return None
         if not self.server_side and not self._upgraded:
             self._refuse(data)
+            return None
+        if (
+            self._pipeline is not None
+            and self._current_consumer is None
+            and not self._pipeline.has_room()
+        ):
+            self._keep(data)
+            self._hold_reading(self._HOLD_FULL)
             return None
         consumer = None
         try:

@@ -219,23 +219,25 @@ class Pipeline:
     def flush(self) -> None:
         """Hand the batch to the transport, in one call."""
         connection = self._connection
-        if connection._closing or (self._chunks and connection._transport.is_closing()):
-            return  # those whose bytes stay here learn from the loss that they were not sent
         for owner in self._owners:
             waiter = owner._waiter
-            if waiter is None or owner._done or not waiter.done():
-                # Before the transport has them: should it fail, some may be on their way.
-                owner._sent = True
-            else:
+            if waiter is not None and waiter.done() and not owner._done:
                 self.give_up(owner)  # its task is cancelled, and has not run since
-        if self._withdrawn:
+        withdrawn = self._withdrawn
+        if withdrawn:
             self._take_back()
-        chunks = self._chunks
-        if not chunks:
-            return
-        self._last_batch = len(self._owners)
-        self._chunks, self._owners, self._size = [], [], 0
-        Protocol.write(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if connection._closing or (self._chunks and connection._transport.is_closing()):
+            return  # those whose bytes stay here learn from the loss that they were not sent
+        chunks, owners = self._chunks, self._owners
+        if chunks:
+            self._chunks, self._owners, self._size = [], [], 0
+            self._last_batch = len(owners)
+            # Before the transport has them: should it fail, some of them may be on their way.
+            for owner in owners:
+                owner._sent = True
+            Protocol.write(connection, chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if withdrawn:
+            self._settle()  # there is room again; not before the batch is on its way
 
     def _take_back(self) -> None:
         """Remove those that were given up before they were sent."""
@@ -249,7 +251,6 @@ class Pipeline:
         kept = [consumer for consumer in self._in_flight if not consumer._withdrawn]
         self._in_flight.clear()
         self._in_flight.extend(kept)
-        self._settle()
 
     # The end of a request
 
@@ -290,7 +291,7 @@ class Pipeline:
             consumer: whose caller was cancelled, or had enough.
             exc: what a request that was not sent ends with.
         """
-        if consumer._done or self._connection._closing:
+        if consumer._done or consumer._abandoned_at is not None or self._connection._closing:
             return
         if consumer._sent or consumer is self._fed:
             consumer._abandoned_at = self._connection._loop.time()

@@ -52,6 +52,7 @@ class ProtocolConsumer(EventHandler):
     _queued = False
     _begun: asyncio.Future[None] | None = None
     _withdrawn = False
+    _held: list[bytes] | None = None
     _abandoned_at: float | None = None
 
     def __init__(
@@ -273,12 +274,17 @@ class ProtocolConsumer(EventHandler):
         it ends the exchange as one of ``data_received`` would: a client's caller gets it, a server
         logs it, and the connection is closed.
 
+        On a pipelined server it says that the request is complete: what arrives behind it is the
+        next one's, and the task has to end in :meth:`finished`.
+
         Args:
             coroutine: what to run; usually it ends with ``self.finished()``.
 
         Raises:
             RuntimeError: there is no running event loop.
         """
+        if self._pipeline is not None and self.connection.server_side:
+            self._pipeline.complete(self)
         task = asyncio.get_running_loop().create_task(coroutine, name=f"task of {self!r}")
         if self._tasks is None:
             self._tasks = set()

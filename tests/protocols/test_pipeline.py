@@ -528,3 +528,22 @@ async def test_a_request_that_wants_no_reply() -> None:
     assert far.received == b"abc"
     assert near.is_reusable
     await lost(near)
+
+
+async def test_room_given_back_unsent_is_for_the_next_and_its_reply_too_i16(kind: Kind) -> None:
+    near, far = await scripted(3, **kind)
+    tasks = begun(near, *(b"%d" % i for i in range(6)))
+    await turns(1)  # 0 is sent, 1 and 2 are in the batch, the others wait
+    tasks[1].cancel()
+    await turns()
+    assert far.received == b"0\n2\n3\n" if len(far.chunks) > 2 else b"0\n2\n"
+    tasks[3].cancel()  # sent by now, or about to be
+    await turns()
+    far.say(far.received)
+    await turns()
+    far.say(b"4\n5\n")
+    results = await ended(*tasks)
+    assert [results[i] for i in (0, 2, 4, 5)] == [b"0", b"2", b"4", b"5"]
+    assert far.received.endswith(b"4\n5\n")
+    assert near.is_reusable
+    await lost(near)
