@@ -74,9 +74,12 @@ class AnswerLine:
 
         Raises:
             ConnectionClosed: the connection is closing or lost.
+            RuntimeError: the consumer has finished; others have had their turn since, perhaps.
         """
         connection = self._connection
         line = self._line
+        if consumer._done:
+            raise RuntimeError(f"{consumer!r}: it has finished, its answer was complete")
         if not line or line[0] is consumer or connection._closing:
             consumer._sent = True
             if not self._chunks and (len(line) < 2 or connection._closing):
@@ -129,9 +132,10 @@ class AnswerLine:
         line = self._line
         while line and line[0]._done:
             line.popleft()
-            if line and line[0]._held:
-                head = line[0]
-                for data in head._held or ():
+            # Where the line ends, the turn is that of the one that still takes data.
+            head = line[0] if line else self._connection._current_consumer
+            if head is not None and head._held is not None:
+                for data in head._held:
                     self._held -= len(data)
                     self._send(data)
                 head._held = None

@@ -78,22 +78,20 @@ class MessageConsumer(ProtocolConsumer):
 class _Listened:
     """Stands in the line for a request with a consumer, with what is used of a future."""
 
-    __slots__ = ("_consumer", "_withdrawn")
+    __slots__ = ("consumer",)
 
     def __init__(self, consumer: ProtocolConsumer) -> None:
-        self._consumer = consumer
+        self.consumer = consumer
 
     def done(self) -> bool:
-        waiter = self._consumer._waiter
-        return self._consumer._done or (waiter is not None and waiter.done())
+        waiter = self.consumer._waiter
+        return self.consumer._done or (waiter is not None and waiter.done())
 
     def set_result(self, reply: object) -> None:
-        self._consumer._sent = True
-        self._consumer.finished(reply)
+        self.consumer.finished(reply)
 
     def set_exception(self, exc: BaseException) -> None:
-        self._consumer._sent = True
-        self._consumer.finished(exc=exc)
+        self.consumer.finished(exc=exc)
 
     def exception(self) -> None:
         return None
@@ -293,7 +291,8 @@ class MessagePipeline:
             return
         if isinstance(request, ProtocolConsumer):
             self._give_up_consumer(request)
-        if not self._given_up or (self._in_flight and self._in_flight[0] is request):
+        head = self._in_flight[0] if self._in_flight else None
+        if not self._given_up or head is request or getattr(head, "consumer", None) is request:
             self._silent_since = self._connection._loop.time()
         self._given_up = True
         if self._overdue_handle is None and self._in_flight:
@@ -303,7 +302,7 @@ class MessagePipeline:
 
     def _give_up_consumer(self, consumer: ProtocolConsumer) -> None:
         unsent = (*self._batch, *(waiter for waiter, _ in self._waiting))
-        if any(isinstance(w, _Listened) and w._consumer is consumer for w in unsent):
+        if any(isinstance(w, _Listened) and w.consumer is consumer for w in unsent):
             consumer.finished(exc=AbortRequest(f"{consumer!r} was given up before it was sent"))
 
     def _watch(self, seconds: float) -> None:
@@ -336,6 +335,8 @@ class MessagePipeline:
         connection = self._connection
         codec = self._codec
         in_flight = self._in_flight
+        if connection._closing:
+            return
         before = len(in_flight)
         connection._feeding = True
         try:
@@ -360,9 +361,12 @@ class MessagePipeline:
             self._refuse(exc)
         finally:
             connection._feeding = False
-        if self._given_up and len(in_flight) != before:
-            self._silent_since = connection._loop.time()
-        if not in_flight or self._waiting:
+        self._after_feeding(len(in_flight) != before)
+
+    def _after_feeding(self, replied: bool) -> None:
+        if self._given_up and replied:
+            self._silent_since = self._connection._loop.time()
+        if not self._in_flight or self._waiting:
             self._settle()
 
     def _refuse(self, exc: Exception) -> None:

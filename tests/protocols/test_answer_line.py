@@ -316,3 +316,57 @@ async def test_plain_consumers_are_answered_in_one_write_too() -> None:
     assert near.chunks[-1].endswith(b"5\n")
     assert len(near.chunks) <= 4
     await lost(far)
+
+
+async def test_who_still_takes_data_has_its_turn_when_the_line_ends() -> None:
+    class Two(Gated):
+        gates: ClassVar[dict[bytes, asyncio.Event]] = {}
+        first: bytes | None = None
+
+        def data_received(self, data: bytes) -> bytes:
+            line, rest = self.decoder.decode(data)
+            if line == b"slow":
+                self.create_task(self.answer(line))
+            elif line is not None and self.first is None:
+                self.first = line
+                self.write(b"go on\n")
+                return self.data_received(rest) if rest else b""
+            elif line is not None and self.first is not None:
+                self.write(self.first + line + b"\n")
+                self.finished()
+            return rest
+
+    near, far = await pair(Two)
+    near.transport.write(b"slow\na\n")
+    await turns()
+    assert near.received == b""
+    open_gate(Two, b"slow")
+    await turns()
+    assert near.received == b"slow\ngo on\n"
+    near.transport.write(b"b\nc\n")
+    await turns()
+    assert near.received == b"slow\ngo on\nab\ngo on\n"
+    await lost(far)
+
+
+async def test_a_late_write_is_refused() -> None:
+    errors: list[str] = []
+
+    class Late(Gated):
+        def data_received(self, data: bytes) -> bytes:
+            line, rest = self.decoder.decode(data)
+            if line is not None:
+                self.finished()
+                try:
+                    self.write(line)
+                except RuntimeError as exc:
+                    errors.append(str(exc))
+            return rest
+
+    near, far = await pair(Late)
+    near.transport.write(b"x\n")
+    await turns()
+    assert len(errors) == 1
+    assert "has finished" in errors[0]
+    assert near.received == b""
+    await lost(far)

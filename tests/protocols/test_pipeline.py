@@ -1,6 +1,8 @@
 """Many requests in flight on one client connection."""
 
 import asyncio
+import gc
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,7 @@ from protocol_kit import (
 
 from pulsar_client import (
     AbortRequest,
+    AbstractClient,
     Connection,
     ConnectionClosed,
     DelimitedDecoder,
@@ -547,3 +550,187 @@ async def test_room_given_back_unsent_is_for_the_next_and_its_reply_too_i16(kind
     assert far.received.endswith(b"4\n5\n")
     assert near.is_reusable
     await lost(near)
+
+
+# -- codecs ----------------------------------------------------------------------------------
+
+
+class Strict(LineCodec):
+    """Lines that begin with ``-`` are errors, those with ``?`` are none."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for line in super().__iter__():
+            if line.startswith(b"?"):
+                raise ValueError("what?")
+            yield KeyError(line) if line.startswith(b"-") else line
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"codec": Strict},
+        {"codec": Strict, "pipeline": 2, "consumer_factory": Line},
+        {"codec": "text", "pipeline": 2},
+        {"codec": DelimitedDecoder, "pipeline": 2},
+        {"codec": lambda: DelimitedDecoder(b"x"), "pipeline": 2},
+        {"codec": Strict, "pipeline": 2, "producer": Answers()},
+    ],
+)
+def test_a_wrong_codec_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"codec|delimiter"):
+        Connection(**wrong)
+
+
+async def test_an_error_reply_is_raised_and_the_connection_goes_on() -> None:
+    near, far = await scripted(codec=Strict)
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    far.say(b"0\n-no\n2\n")
+    ok, failed, also = await ended(*tasks)
+    assert (ok, also) == (b"0", b"2")
+    assert repr(failed) == "KeyError(b'-no')"
+    assert near.is_reusable
+    await lost(near)
+
+
+@pytest.mark.parametrize("junk", [b"?\n", b"x" * 2000])
+async def test_a_reply_that_cannot_be_parsed_fails_all_and_closes(junk: bytes) -> None:
+    near, far = await scripted(codec=Strict)
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    tasks += begun(near, b"3")
+    far.say(b"0\n" + junk)
+    results = await ended(*tasks)
+    assert results[0] == b"0"
+    assert isinstance(results[1], ProtocolError)
+    assert isinstance(results[2], ConnectionClosed)
+    assert results[2].sent
+    assert isinstance(results[2].__cause__, ProtocolError)
+    assert near.closed
+    await lost(near)
+
+
+async def test_a_part_of_a_reply_that_nobody_asked_for_closes() -> None:
+    near, far = await scripted(codec=Strict)
+    tasks = begun(near, b"0")
+    await turns()
+    far.say(b"0\n1")
+    assert await ended(*tasks) == [b"0"]
+    await turns()
+    assert near.closed
+    assert "nobody asked for" in str(near._pipeline.failure)
+    await lost(near)
+
+
+async def test_events_of_requests_with_a_codec(kind: Kind) -> None:
+    log: list[str] = []
+    near, far = await scripted(2, **kind)
+
+    async def sending(consumer: Any, **kw: Any) -> None:
+        log.append(f"sending {consumer.request}")
+        await asyncio.sleep(0)
+        if consumer.request == b"no":
+            consumer.abort_request()
+
+    def done(consumer: Any, exc: BaseException | None = None, **kw: Any) -> None:
+        log.append(f"done {consumer.request} {type(exc).__name__}")
+
+    consumers = []
+    for message in (b"0", b"no", b"1", b"2"):
+        consumer = near.current_consumer()
+        consumer.bind_event("pre_request", sending)
+        consumer.bind_event("post_request", done)
+        consumers.append(consumer)
+        await consumer.start(message) if message != b"2" else consumer.start(message)
+    await turns()
+    assert far.received == b"0\n1\n"
+    far.say(b"0\n")
+    await turns()
+    far.say(b"1\n2\n")
+    assert [await consumers[i].on_finished for i in (0, 2, 3)] == [b"0", b"1", b"2"]
+    with pytest.raises(AbortRequest):
+        await consumers[1].on_finished
+    assert log[:2] == ["sending b'0'", "sending b'no'"]
+    assert "done b'no' AbortRequest" in log
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_a_listener_of_the_client_sees_every_request(kind: Kind) -> None:
+    log: list[Any] = []
+    client = AbstractClient(protocol_factory=partial(Connection, pipeline=3, **kind))
+    client.bind_event(
+        "post_request", lambda consumer, exc=None, **kw: log.append(consumer.request)
+    )
+    near, far = client.create_protocol(), Scripted()
+    memory_pair(near, far)
+    await turns(1)
+    tasks = begun(near, b"0", b"1", b"2", b"3", timeout=30.0)
+    await turns()
+    tasks[1].cancel()
+    far.say(b"0\n1\n2\n")
+    await turns()
+    far.say(b"3\n")
+    results = await ended(*tasks)
+    assert results[::2] == [b"0", b"2"]
+    assert results[3] == b"3"
+    assert log[0] == b"0"
+    assert log[-1] == b"3"
+    assert near.is_reusable
+    await lost(near)
+
+
+async def test_an_upgrade_of_a_connection_with_a_codec() -> None:
+    near, far = await scripted(2, codec=Strict)
+    tasks = begun(near, b"0", b"1", b"2")
+    await turns()
+    near.upgrade(Silent)
+    far.say(b"0\n1\npushed")
+    results = await ended(*tasks)
+    assert results[:2] == [b"0", b"1"]
+    assert isinstance(results[2], ConnectionClosed)
+    assert not results[2].sent
+    await turns()
+    consumer: Any = near.current_consumer()
+    assert isinstance(consumer, Silent)
+    assert consumer.received == b"pushed"
+    assert not near.is_shareable
+    await lost(near)
+
+
+# -- bounds ----------------------------------------------------------------------------------
+
+
+async def test_given_up_requests_cost_no_memory_i9(kind: Kind) -> None:
+    near, _ = await scripted(5, **kind)
+    before = len(gc.get_objects())
+    tasks: list[asyncio.Task[Any]] = []
+    for _ in range(50):
+        tasks = begun(near, *(b"x" * 1000 for _ in range(100)))
+        await turns(1)
+        for task in tasks:
+            task.cancel()
+        await ended(*tasks)
+    del tasks
+    gc.collect()
+    assert len(gc.get_objects()) - before < 3000  # of 5000 requests
+    assert near.info()["connection"]["pipeline"]["waiting"] == 0
+    near.abort()
+    await lost(near)
+
+
+@pytest.mark.parametrize("after", range(16))
+async def test_killed_at_every_step(after: int, kind: Kind) -> None:
+    near, far = Connection(pipeline=3, **kind), Connection(EchoLine, producer=Answers())
+    memory_pair(near, far, to_client=Link(split=1))
+    await turns(1)
+    tasks = begun(near, *(b"%d" % i for i in range(6)), timeout=30.0)
+    near.transport.incoming.cut(after=after, exc=ConnectionResetError("planted"))
+    results = await ended(*tasks)
+    answered = after // 2
+    assert results[:answered] == [b"%d" % i for i in range(min(answered, 6))]
+    for result in results[answered:]:
+        assert isinstance(result, ConnectionClosed)
+    if after and answered < 6:
+        assert results[answered].sent
+    await lost(near, far)
