@@ -147,8 +147,10 @@ class AnswerLine:
         connection = self._connection
         if connection._closing or connection._feeding:
             return
-        if self.has_room():
-            connection.take_further_requests()
+        if connection._read_holds & connection._HOLD_FULL and self.has_room():
+            connection._release_reading(connection._HOLD_FULL)
+            if connection._buffered:
+                connection._loop.call_soon(connection._after_request)
         if not self.busy:
             connection.tell_drained()
             if connection._last_request:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
-from pulsar_client.exceptions import AbortRequest, ConnectionClosed, RequestTimeout
+from pulsar_client.exceptions import AbortRequest, RequestTimeout
 from pulsar_client.protocols.answer_line import AnswerLine
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
 from pulsar_client.protocols.deadlines import DeadlineQueue
@@ -249,29 +249,6 @@ class Connection(ConsumerFeed):
             request.finished(exc=AbortRequest(f"{request!r} was given up before it was sent"))
         elif self._pipeline is not None:
             self._pipeline.give_up(request)
-
-    async def drained(self) -> bool:
-        """Wait until no request is in flight, abandoned ones included.
-
-        Returns:
-            True.
-
-        Raises:
-            ConnectionClosed: the connection is closing or lost.
-
-        There is no time-out; cancelling it changes nothing for the connection.
-        """
-        while self._is_busy() and not self.closed:
-            waiter = get_running_loop().create_future()
-            self._end_waiters += (waiter,)
-            try:
-                await waiter
-            finally:
-                # Cancelled: an abandoned wait costs no memory.
-                self._end_waiters = tuple(w for w in self._end_waiters if w is not waiter)
-        if self.closed:
-            raise ConnectionClosed(f"{self}: closed before nothing was in flight any more")
-        return True
 
     def leave_pipeline(self, data: bytes) -> None:
         """The connection was upgraded and nothing is in flight: one exchange at a time again.

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
-from pulsar_client.protocols.collector import Collector
 from pulsar_client.protocols.consumer_contract import unused_bytes
+from pulsar_client.protocols.drainable import Drainable
 from pulsar_client.protocols.message_limit import count_message
 from pulsar_client.protocols.producer import make_consumer
 from pulsar_client.protocols.protocol import Protocol
@@ -28,7 +28,7 @@ __all__ = ["ConsumerFeed"]
 _READ_AHEAD = 65536
 
 
-class ConsumerFeed(Collector):
+class ConsumerFeed(Drainable):
     """The half of a ``Connection`` that feeds consumers.
 
     Args:
@@ -48,7 +48,6 @@ class ConsumerFeed(Collector):
     _HOLD_BUSY = 8
     _HOLD_FULL = 16
     _requests_processed = 0
-    _end_waiters: tuple[asyncio.Future[None], ...] = ()
     # What arrives while start_tls changes the transport.
     _early: list[bytes] | None = None
 
@@ -187,20 +186,6 @@ class ConsumerFeed(Collector):
         # First, so that whoever is told can't take the connection for a good one.
         self._cut()
         consumer.finished(exc=exc)
-
-    def tell_drained(self) -> None:
-        """Wake those who wait until nothing is in flight, to look again."""
-        waiters, self._end_waiters = self._end_waiters, ()
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def take_further_requests(self) -> None:
-        """There is room for more than the pipeline had room for."""
-        if self._read_holds & self._HOLD_FULL:
-            self._release_reading(self._HOLD_FULL)
-            if self._buffered and self._loop is not None:
-                self._loop.call_soon(self._after_request)
 
     def tasks_done(self, consumer: ProtocolConsumer) -> None:
         """The tasks of a consumer have ended, and it has not: it may want more data."""
