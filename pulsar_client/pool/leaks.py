@@ -7,7 +7,6 @@ import asyncio
 import logging
 import sys
 import traceback
-from itertools import islice
 from types import CodeType, CoroutineType, FrameType
 from typing import Any
 from weakref import ref
@@ -25,20 +24,29 @@ class Hold:
 
     __slots__ = ("_stack", "_task", "connection", "reported", "since")
 
-    def __init__(self, connection: Any, since: float, frame: FrameType) -> None:
+    def __init__(self, connection: Any, since: float, frame: FrameType | None) -> None:
         self.connection = connection
         self.since = since
         self.reported = False
-        # Source lines are looked up only if they are ever printed.
-        self._stack = traceback.StackSummary.extract(
-            islice(traceback.walk_stack(frame), _DEPTH), lookup_lines=False
-        )
+        # Only what a lease can afford: traceback's own summary asks the file system for each
+        # file, and to know the number of a line takes time too.  That is for the report.
+        self._stack: list[tuple[CodeType, int]] = []
+        while frame is not None and len(self._stack) < _DEPTH:
+            self._stack.append((frame.f_code, frame.f_lasti))
+            frame = frame.f_back
         task = asyncio.current_task()
         self._task = None if task is None else ref(task)
 
     def acquired_at(self) -> str:
         """The stack that took the lease, innermost call last, as in a traceback."""
-        return "".join(traceback.format_list(list(reversed(self._stack))))
+        return "".join(
+            traceback.format_list(
+                [
+                    traceback.FrameSummary(code.co_filename, _line(code, last), code.co_name)
+                    for code, last in reversed(self._stack)
+                ]
+            )
+        )
 
     def stands_at(self) -> str:
         """Where the task that took the lease stands now."""
@@ -110,15 +118,18 @@ def describe_site(site: CodeType | Hold | None, instruction: int) -> str:
         return f"it was taken at:\n{site.acquired_at()}"
     if site is None:
         return "where it was taken is unknown"
-    code = site
-    line: int | None = code.co_firstlineno
-    for start, end, number in code.co_lines():
-        if start <= instruction < end:
-            line = number
     return (
-        f"it was taken at {code.co_filename}:{line} in {code.co_qualname} "
+        f"it was taken at {site.co_filename}:{_line(site, instruction)} in {site.co_qualname} "
         "(Pool(leak_after=...) shows the whole stack)"
     )
+
+
+def _line(code: CodeType, instruction: int) -> int | None:
+    """The line that an instruction belongs to."""
+    for start, end, number in code.co_lines():
+        if start <= instruction < end:
+            return number
+    return code.co_firstlineno
 
 
 def caller_of(depth: int) -> FrameType:
