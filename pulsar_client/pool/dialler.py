@@ -206,7 +206,7 @@ class Dialler:
             self._recovered = False
             self.backoff.failed(dial.epoch, now)
         if isinstance(exc, OSError) or refused:
-            self._refused(dial, exc)
+            self._refused(dial, exc, about_to_close=refused)
         else:
             self._broken(dial, exc)
 
@@ -276,14 +276,14 @@ class Dialler:
         if dial.asker is None or not fail(dial.asker, exc):
             _logger.error("%r: the creator failed", self._owner, exc_info=exc)
 
-    def _refused(self, dial: Dial, exc: BaseException) -> None:
+    def _refused(self, dial: Dial, exc: BaseException, *, about_to_close: bool = False) -> None:
         """Tell those whom a failed dial concerns.
 
-        That is the waiter it was made for; when no connection is open, all: they would wait for
-        something that can't come.
+        That is the waiter it was made for; when no connection is open, but for one that this dial
+        opened in vain, all: they would wait for something that can't come.
         """
         ledger = self._ledger
-        if ledger.open:
+        if ledger.open > about_to_close:
             waiters = [dial.asker] if ledger.leave(dial.asker) else []
         else:
             waiters = [*ledger.leave_all()]

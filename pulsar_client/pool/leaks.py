@@ -93,6 +93,11 @@ class Leaks:
                 now - hold.since,
             )
 
+    def forget(self, hold: Hold) -> None:
+        """A lease was garbage collected, and reported as such."""
+        self._holds.pop(hold, None)
+        self._reported.discard(hold)
+
     def report(self, now: float) -> float | None:
         """Log those that are late; when to look again, None if nothing is held."""
         for hold in tuple(self._holds):

@@ -5,6 +5,8 @@ What concerns a connection whoever has it is in ``stock``, every decision in ``l
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from math import inf
 from threading import get_ident
 from typing import Any
@@ -14,7 +16,7 @@ from pulsar_client.pool.leaks import Hold, caller_of
 from pulsar_client.pool.ledger import IDLE, LEASED, Entry
 from pulsar_client.pool.stock import Stock
 
-__all__ = ["Leases", "limit_until"]
+__all__ = ["Leases"]
 
 _logger = logging.getLogger("pulsar_client.pool")
 
@@ -108,7 +110,8 @@ class Leases(Stock):
                     else ledger.wait_exclusive(waiter, deadline, first)
                 ):
                     self.dialler.start(loop)
-                if deadline < self.waiting.next_look or self.waiting.sheds:
+                next_look = self.waiting.next_look
+                if deadline < next_look or next_look == inf or self.waiting.sheds:
                     self.waiting.joined(waiter, started, deadline)
                 try:
                     entry = await waiter
@@ -116,7 +119,6 @@ class Leases(Stock):
                     self._withdraw(waiter)
                     raise
                 if entry is None:
-                    self.waiting.left(waiter)
                     raise self._timed_out(loop.time() - started)
             # If it died on the way, back to the head of the queue.
             if entry.state == LEASED and (
@@ -133,7 +135,6 @@ class Leases(Stock):
     def _withdraw(self, waiter: asyncio.Future[Entry | None]) -> None:
         """A wait was cancelled or failed: what was handed over goes to the next (I6)."""
         self.ledger.leave(waiter)
-        self.waiting.left(waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             entry = waiter.result()
             if entry is not None:
@@ -146,6 +147,7 @@ class Leases(Stock):
         entry = self._take(exclusive)
         if entry is None:
             raise self._timed_out(0.0)
+        entry.uses += 1
         return entry
 
     def _refuse_if_closed(self) -> None:
@@ -170,32 +172,60 @@ class Leases(Stock):
         if exclusive and not await self._is_quiet(entry, started, deadline):
             return False
         entry.uses += 1
+        check = self._check
         return (
-            self._check is None
+            check is None
             or entry.uses == 1
-            or await self._passes_check(entry, started, deadline)
+            or await self._passes(
+                entry, lambda: check(entry.connection), "check", started, deadline
+            )
         )
 
-    async def _passes_check(self, entry: Entry, started: float, deadline: float) -> bool:
-        """Run the user's check before a lease; a connection that fails it is closed."""
-        assert self._check is not None
-        limit = limit_until(deadline)
+    async def _passes(
+        self,
+        entry: Entry,
+        step: Callable[[], Awaitable[Any]],
+        cause: str,
+        started: float,
+        deadline: float,
+    ) -> bool:
+        """Take a step before a lease, in the caller's time; False if the connection is rejected.
+
+        That it is when the step fails, gives False, or does not end in time.
+
+        Raises:
+            PoolTimeout: the caller's time has passed.
+            PoolClosed: the pool was closed meanwhile; that ends the step.
+        """
+        limit = asyncio.timeout_at(None if deadline == inf else deadline)
+        self._limits.add(limit)
         try:
             async with limit:
-                passed = await self._check(entry.connection) is not False
+                passed = await step() is not False
+            self._refuse_if_closed()
             passed = passed and entry.state == LEASED and self._is_still_good(entry)
         except BaseException as exc:
-            self._reject(entry, "check")
+            closed = self.ledger.closed
+            self._reject(entry, "pool closed" if closed else cause)
             if not isinstance(exc, Exception):
                 raise
+            self._refuse_if_closed()
             if limit.expired():
                 error = self._timed_out(self.time() - started)
                 raise error from exc
-            _logger.debug("%r: the check of %r failed: %r", self.pool, entry.connection, exc)
+            _logger.debug("%r: the %s of %r failed: %r", self.pool, cause, entry.connection, exc)
             return False
+        finally:
+            self._limits.discard(limit)
         if not passed:
-            self._reject(entry, "check")
+            self._reject(entry, cause)
         return passed
+
+    def end_steps(self) -> None:
+        """Let nobody wait any more for what comes before a lease: there will be none (I29)."""
+        for limit in tuple(self._limits):
+            with suppress(RuntimeError):  # it ends already, or the loop has
+                limit.reschedule(self.time())
 
     def _reject(self, entry: Entry, cause: str) -> None:
         """A connection that was leased is not good enough after all."""
@@ -233,8 +263,11 @@ class Leases(Stock):
         """Lease one connection that is idle, or take its lease over from whoever has it.
 
         Raises:
-            ValueError: it is not a connection of this pool, or it is in use and shared.
+            ValueError: it is not a connection of this pool, it is in use and shared, or it is
+                being reset.
+            RuntimeError: the pool belongs to another loop, or to another process.
         """
+        self.check_loop()
         entry = self.ledger.entries.get(id(connection))
         if entry is None or entry.state not in (IDLE, LEASED):
             raise ValueError(f"{connection!r} is not a connection of {self.pool!r}")
@@ -244,6 +277,8 @@ class Leases(Stock):
             return entry
         if self.shares:
             raise ValueError(f"{connection!r} is in use: a lease that is shared has one handle")
+        if entry in self.resets:
+            raise ValueError(f"{connection!r} is being reset: {self.pool!r} leases it afterwards")
         return self.ledger.succeed(entry)
 
     def give_back(self, entry: Entry, discard: bool, failed: bool) -> None:
@@ -278,7 +313,7 @@ class Leases(Stock):
         """The same where there is more to look at than the connection itself."""
         if discard:
             self.retire(entry, "discarded")
-        elif not self._is_usable(entry, failed):
+        elif self.foreign or not self._is_usable(entry, failed):
             self.retire(entry, "unusable")
         elif self.resets.wanted and not self.ledger.closed and entry.uses:
             assert self.loop is not None
@@ -309,8 +344,3 @@ class Leases(Stock):
                     unwatch(self._on_closing)
             finally:
                 self._gone(entry)
-
-
-def limit_until(deadline: float) -> asyncio.Timeout:
-    """A time-out that ends at a deadline of the loop's clock, or never."""
-    return asyncio.timeout_at(None if deadline == inf else deadline)

@@ -228,7 +228,7 @@ class Ledger:
         """
         heir = Entry(entry.connection)
         heir.dies_at, heir.uses, heir.announced = entry.dies_at, entry.uses, entry.announced
-        heir.owner = entry.owner
+        heir.owner, heir.cause = entry.owner, entry.cause
         self.entries[id(entry.connection)] = heir
         entry.state = GONE
         return heir

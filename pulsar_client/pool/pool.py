@@ -353,6 +353,7 @@ class Pool(EventHandler):
             leases.maintenance.stop()
             leases.dialler.cancel()
             leases.resets.cancel()
+            leases.end_steps()
             leases.collect_lost()
             for entry in self._ledger.idle:
                 leases.retire(entry, "pool closed")
@@ -383,8 +384,7 @@ class Pool(EventHandler):
         self._abort_handle = leases.loop.call_later(_DIAL_GRACE, leases.dialler.abandon)
         for entry in tuple(self._ledger.entries.values()):
             if entry.state == LEASED:
-                leases.closer.abort(entry.connection)
-                leases.retire(entry, "aborted")
+                leases.retire(entry, "aborted", abort=True)
 
     def _check_all_closed(self) -> None:
         if self._ledger.size == 0 and not self._all_closed.fired():

@@ -31,7 +31,9 @@ class PoolConnection:
             takes the lease over: releasing the handle that had it before does nothing.
 
     Raises:
-        ValueError: it is not a connection of the pool, or it is in use and shared.
+        ValueError: it is not a connection of the pool, it is in use and shared, or it is being
+            reset.
+        RuntimeError: the pool belongs to another event loop, or to another process.
 
     Attributes:
         pool: the pool that gave the lease.
@@ -86,7 +88,7 @@ class PoolConnection:
         # In whatever thread, whatever it interrupts: note it and warn, nothing else (I30).
         entry = self._entry
         if entry is not None and entry.state == LEASED:
-            entry.owner.lost.append(entry)
+            entry.owner.lost.append((entry, self._site))
             warnings.warn(
                 f"a lease of {entry.connection!r} from {self.pool!r} was garbage collected "
                 f"without having been released; {self._describe_site()}",

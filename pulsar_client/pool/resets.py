@@ -43,6 +43,10 @@ class Resets:
         """True if connections are reset at all."""
         return self._reset is not None
 
+    def __contains__(self, entry: Entry) -> bool:
+        """True while a connection is being reset."""
+        return entry in self._running
+
     def begin(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
         """Reset a connection whose lease has ended."""
         task = loop.create_task(self._run(entry.connection), name=f"reset for {self._owner!r}")
@@ -50,9 +54,12 @@ class Resets:
         task.add_done_callback(partial(self._ended, entry))
 
     def cancel(self) -> None:
-        """Clean nothing up any more: the connections are closed anyway."""
-        for entry in tuple(self._running):
-            self._give_up(entry)
+        """Clean nothing up any more: the connections are closed, each when its task has ended.
+
+        The limit goes on to hold for one that ignores that.
+        """
+        for task, _ in tuple(self._running.values()):
+            task.cancel()
 
     async def _run(self, connection: Any) -> None:
         assert self._reset is not None

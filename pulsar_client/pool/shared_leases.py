@@ -7,7 +7,7 @@ then nobody joins it.
 from collections.abc import Callable
 from typing import Any
 
-from pulsar_client.pool.leases import Leases, limit_until
+from pulsar_client.pool.leases import Leases
 from pulsar_client.pool.ledger import LEASED, Entry
 from pulsar_client.pool.shared_ledger import SharedLedger
 
@@ -41,27 +41,19 @@ class SharedLeases(Leases):
     def _take_unchecked(self, exclusive: bool) -> Entry:
         entry = super()._take_unchecked(exclusive)
         if exclusive and not self._is_usable(entry, False):
-            super().give_back(entry, False, False)
+            # Not yet: a reply that nobody waits for is still to come.
+            self.ledger.leases -= 1
+            self.ledger.end_lease(entry)
+            entry.uses -= 1
+            self._keep(entry)
             raise self._timed_out(0.0)
         return entry
 
     async def _is_quiet(self, entry: Entry, started: float, deadline: float) -> bool:
-        connection = entry.connection
-        if not entry.shareable or connection.is_reusable:
+        if not entry.shareable or self._is_usable(entry, False):
             return True
-        limit = limit_until(deadline)
-        try:
-            async with limit:
-                await connection.drained()
-        except BaseException as exc:
-            self._reject(entry, "unusable")
-            if not isinstance(exc, Exception):
-                raise
-            if limit.expired():
-                error = self._timed_out(self.time() - started)
-                raise error from exc
-            return False
-        return True
+        drained = entry.connection.drained
+        return await self._passes(entry, drained, "unusable", started, deadline)
 
     # Leases that end
 

@@ -40,6 +40,8 @@ class SharedLedger(Ledger):
         # Those who want to be alone, in order, with their deadlines.
         self._loners: OrderedDict[Waiter, float] = OrderedDict()
         self._exclusive = 0
+        # The only connection of a pool was just used by one alone.
+        self._in_turn = False
 
     @property
     def waiting(self) -> int:
@@ -141,6 +143,7 @@ class SharedLedger(Ledger):
         if entry.exclusive:
             entry.exclusive = False
             self._exclusive -= 1
+            self._in_turn = self.max_size == 1
         return entry.users == 0
 
     def seal(self, entry: Entry) -> None:
@@ -157,8 +160,11 @@ class SharedLedger(Ledger):
             if entry.users:
                 return
             del self._reserved[entry]
+        # Where there is one connection, those who share and those who don't have it in turn (I7).
+        passed_over = self._in_turn and bool(self.waiters)
+        self._in_turn = False
         if (
-            not entry.users
+            not (entry.users or passed_over)
             and self._exclusive + len(self._reserved) < self._exclusive_limit
             and self._give_to_loner(entry)
         ):
@@ -178,6 +184,8 @@ class SharedLedger(Ledger):
             self.shelf.append(entry)
         elif entry.users < self.share:
             self._roomy[entry] = None
+        if passed_over and self._loners:
+            self._reserve()
 
     # Connections that end
 

@@ -20,7 +20,7 @@ from weakref import WeakSet
 from pulsar_client.events import EventHandler
 from pulsar_client.pool.closer import Closer
 from pulsar_client.pool.dialler import Dialler
-from pulsar_client.pool.leaks import Leaks
+from pulsar_client.pool.leaks import Hold, Leaks
 from pulsar_client.pool.ledger import IDLE, LEASED, Entry, Ledger
 from pulsar_client.pool.maintenance import Maintenance
 from pulsar_client.pool.options import PoolOptions
@@ -100,9 +100,11 @@ class Stock:
         # Somebody wants to know of each lease: hooks or the watch for leaks.
         self.observed = self.leaks is not None
         # Leases that were garbage collected; appended to from anywhere, at any time.
-        self.lost: deque[Entry] = deque()
+        self.lost: deque[tuple[Entry, object]] = deque()
         #: The clock: that of the loop, so that tests can replace it (I34).
         self.time: Callable[[], float] = _no_time
+        # Those of callers whose connection is being looked at before the lease.
+        self._limits: set[asyncio.Timeout] = set()
         self.use_times = Timings()
         self.wait_times = Timings()
         self.timeouts = self.waits = self.leaked = 0
@@ -229,7 +231,7 @@ class Stock:
             return "uses"
         if entry.dies_at != inf and entry.dies_at <= self.time():
             return entry.cause or "age"
-        if len(ledger.entries) > ledger.max_size:
+        if ledger.open > ledger.max_size:
             return "resize"
         return None
 
@@ -246,8 +248,10 @@ class Stock:
     def collect_lost(self) -> None:
         """Take back the slots of leases that were garbage collected (I30)."""
         while self.lost:
-            entry = self.lost.popleft()
+            entry, site = self.lost.popleft()
             self.leaked += 1
+            if isinstance(site, Hold) and self.leaks is not None:
+                self.leaks.forget(site)
             if entry.state == LEASED:
                 self._reclaim(entry)
 
@@ -265,8 +269,8 @@ class Stock:
             assert self.loop is not None
             self.loop.call_soon(self.closer.close, entry, self.loop)
 
-    def retire(self, entry: Entry, cause: str) -> None:
-        """Close a connection and free its slot when it is gone."""
+    def retire(self, entry: Entry, cause: str, *, abort: bool = False) -> None:
+        """Close a connection, abruptly or not, and free its slot when it is gone."""
         assert self.loop is not None
         if entry.state not in (IDLE, LEASED):
             return  # asking it how it is was its end
@@ -275,8 +279,10 @@ class Stock:
         if self.foreign:
             # The sockets are the parent's (I31): forget them.
             self.ledger.end_close(entry)
-        else:
-            self.closer.close(entry, self.loop)
+            return
+        if abort:
+            self.closer.abort(entry.connection)
+        self.closer.close(entry, self.loop)
 
     def _gone(self, entry: Entry) -> None:
         """A connection has left the pool: its slot is free."""

@@ -7,7 +7,7 @@ from math import inf
 from pulsar_client.exceptions import PoolOverloaded
 from pulsar_client.pool.codel import CoDel
 from pulsar_client.pool.dialler import fail
-from pulsar_client.pool.ledger import Ledger, Waiter
+from pulsar_client.pool.ledger import Entry, Ledger, Waiter
 from pulsar_client.pool.options import PoolOptions
 
 __all__ = ["Waiting"]
@@ -63,18 +63,19 @@ class Waiting:
                 f"max_waiting is {self._max_waiting}"
             )
 
-    def joined(self, waiter: Waiter, since: float, deadline: float) -> None:
+    def joined(
+        self, waiter: "asyncio.Future[Entry | None]", since: float, deadline: float
+    ) -> None:
         """One who waits has joined the ledger's queue."""
         if self._codel is not None:
             self._since[waiter] = since
+            waiter.add_done_callback(self._left)  # however its wait ends (I9)
         # One timer for all who wait: one for each would cost more than the rest of the wait.
         if self._handle is None or deadline < self.next_look:
             self._arm(min(deadline, self._loop.time() + _PATROL))
 
-    def left(self, waiter: Waiter) -> None:
-        """One who waited has given up."""
-        if self._codel is not None:
-            self._since.pop(waiter, None)
+    def _left(self, waiter: Waiter) -> None:
+        self._since.pop(waiter, None)
 
     def turn_away(self, waiter: Waiter) -> bool:
         """Asked about one whose turn it is while others wait: True if it was told to go."""
