@@ -555,7 +555,6 @@ async def test_i30_a_lease_that_was_released_is_not_missed() -> None:
         warnings.simplefilter("error")
         for end in ("close", "detach", "die"):
             lease = await pool.connect()
-            connection = lease.connection
             if end == "close":
                 lease.close()
             elif end == "detach":
@@ -564,7 +563,6 @@ async def test_i30_a_lease_that_was_released_is_not_missed() -> None:
                 lease.close(discard=True)
             del lease
             gc.collect()
-        assert connection.closed
     assert pool.stats().leaked == 0
     await pool.close()
 
@@ -692,13 +690,14 @@ async def test_the_events_of_a_life() -> None:
 
 async def close_by(cause: str) -> Pool:
     """Make a connection end for that cause."""
-    options: dict[str, Any] = {
+    causes: dict[str, dict[str, Any]] = {
         "idle": {"max_idle": 1.0},
         "age": {"max_age": 1.0},
         "uses": {"max_uses": 1},
         "check": {"check": Hook(gives=False)},
         "reset": {"reset": Hook(Gate.ERROR)},
-    }.get(cause, {})
+    }
+    options = causes.get(cause, {})
     source = Source(Watched)
     pool = Pool(source, 2, **options)
     other = await pool.connect()
