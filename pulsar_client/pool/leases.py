@@ -91,7 +91,8 @@ class Leases(Stock):
         loop = self.loop
         assert loop is not None
         ledger = self.ledger
-        started = loop.time()
+        time = self.time
+        started = time()
         deadline = inf if timeout is None else started + timeout
         self.waits += 1
         first = False
@@ -119,12 +120,12 @@ class Leases(Stock):
                     self._withdraw(waiter)
                     raise
                 if entry is None:
-                    raise self._timed_out(loop.time() - started)
+                    raise self._timed_out(time() - started)
             # If it died on the way, back to the head of the queue.
             if entry.state == LEASED and (
                 self.plain or await self._is_fit(entry, started, deadline, exclusive)
             ):
-                waited = loop.time() - started
+                waited = time() - started
                 pending = self.wait_times.pending
                 pending.append(waited)
                 if len(pending) >= 512:
