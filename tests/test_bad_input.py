@@ -138,6 +138,9 @@ async def test_a_second_request_while_one_is_in_flight() -> None:
         def data_received(self, data: bytes) -> None:
             pass
 
+        def eof_received(self) -> bool:
+            return False  # nothing is due to a client that is gone: the server need not wait
+
     async with (
         TcpServer(partial(Connection, Silent), address=LOOPBACK) as server,
         AbstractClient(protocol_factory=partial(Connection, EchoProtocol)) as client,

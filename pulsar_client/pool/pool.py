@@ -83,7 +83,7 @@ class Pool(EventHandler):
         ``on_open`` with ``duration`` (seconds) and ``cause``: ``demand`` or ``min_size``.
         ``on_close`` with ``cause``: ``lost`` (by the peer or its user), ``unusable`` (not fit for
         the next user), ``discarded``, ``detached``, ``idle``, ``age``, ``uses``, ``expired``,
-        ``resize``, ``check``, ``reset``, ``on_connect``, ``leaked``, ``pool closed``, ``aborted``.
+        ``resize``, ``check``, ``reset``, ``leaked``, ``pool closed``, ``aborted``.
         ``on_lease`` with ``duration``: how long the caller waited.
         ``on_release`` with ``duration``: how long the lease was held.
     """
