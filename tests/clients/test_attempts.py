@@ -231,6 +231,31 @@ async def test_i21_an_object_that_can_not_tell_is_asked_again_only_if_that_is_sa
             assert len(used) == 1
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_i21_many_requests_in_flight_on_one_connection(peer: Peer, idempotent: bool) -> None:
+    """The connection is lost with all of them: none that was sent is made twice unasked (I16)."""
+    async with open_client(peer) as client:
+        client.protocol_factory = partial(Connection, Line, pipeline=50)
+        client.pool = Pool(client.connect, 2, share=50)
+        for round_ in range(20):
+            peer.lines.clear()
+            peer.plan = ["answer"] * round_ + ["drop"]
+            messages = [b"%d/%d" % (round_, number) for number in range(40)]
+            answers = await asyncio.gather(
+                *(client.request(message, idempotent=idempotent) for message in messages),
+                return_exceptions=True,
+            )
+            for message, answer in zip(messages, answers, strict=True):
+                if isinstance(answer, BaseException):
+                    assert isinstance(answer, ConnectionClosed), answer
+                    assert answer.sent, answer
+                    assert not idempotent
+                else:
+                    assert answer == message
+                assert peer.lines.count(message) <= (client.attempts if idempotent else 1)
+        assert client.retries >= 20 * idempotent
+
+
 # -- what is never repeated --------------------------------------------------------------------
 
 

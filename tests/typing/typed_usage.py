@@ -9,6 +9,7 @@ from typing import Any
 from pulsar_client import (
     AbortRequest,
     AbstractClient,
+    AddressWatch,
     Connection,
     ConnectionClosed,
     DelimitedDecoder,
@@ -93,6 +94,17 @@ class Asker(AbstractClient):
                 return answer
         except PoolTimeout:
             return ""
+
+
+async def asked(client: Asker) -> int:
+    answer: str = await client.request(b"how many?", idempotent=True, timeout=1.0)
+
+    async def count(lease: PoolConnection, question: bytes) -> int:
+        return len(await lease.request(question))
+
+    watch: AddressWatch = client.watch_address(client.address, interval=60.0)
+    number: int = await client.perform(count, answer.encode(), attempts=1, pool=client.questions)
+    return number + await watch.look() + client.retries
 
 
 def decoders() -> list[bytes]:
