@@ -16,14 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import connections, echoes, leases, loops
+from benchmarks import connections, datagrams, echoes, leases, loops
 from benchmarks.ablation import ablation
 from benchmarks.overload import overload, table
 from benchmarks.pairing import Result, run_case
 from benchmarks.report import LINE, line, notes
 from benchmarks.server_process import pin
 
-GOALS = ("F1", "F2", "F3", "F4", "F5", "F7", "F9")
+GOALS = ("F1", "F2", "F3", "F4", "F5", "F7", "F8", "F9")
 
 # asyncio reads into fresh blocks of 256 KiB; whether malloc maps each anew depends on what a
 # process did before, and alone makes two equal programs differ by more than half.  Both sides
@@ -86,6 +86,9 @@ async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Res
         case "F4":
             pin(here)
             cases = echoes.f4(loop, 100 * scale, here)
+        case "F8":
+            pin(here)
+            cases = datagrams.f8(loop, 1000 * scale, there)
         case "A":
             cases = ablation(loop, 500 * scale)
             slices = 3 if options.quick else 9

@@ -6,9 +6,11 @@ It prints its port and serves until its standard input ends, ten minutes at most
 import asyncio
 import os
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,6 +36,39 @@ async def _library() -> None:
         await _serve(running.address[1])
 
 
+class _BareDatagrams(asyncio.DatagramProtocol):
+    """A hand-written echo of datagrams."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
+
+
+async def _bare_datagrams() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**22)
+    sock.bind(("127.0.0.1", 0))
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(_BareDatagrams, sock=sock)
+    await _serve(sock.getsockname()[1])
+    transport.close()
+
+
+async def _datagrams() -> None:
+    from pulsar_client import DatagramProtocol, DatagramServer, ProtocolConsumer
+
+    class Echo(ProtocolConsumer):
+        def data_received(self, data: bytes) -> None:
+            self.write(data)
+            self.finished()
+
+    factory = partial(DatagramProtocol, consumer_factory=Echo)
+    async with DatagramServer(factory, address=("127.0.0.1", 0)) as running:
+        await _serve(running.address[1])
+
+
 async def _serve(port: int) -> None:
     """Tell the port, and return when the parent is gone or has closed the pipe."""
     loop = asyncio.get_running_loop()
@@ -53,6 +88,8 @@ KINDS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "bare": lambda: _bare(EchoServer),
     "bare-joined": lambda: _bare(JoinedEchoServer),
     "library": _library,
+    "udp-bare": _bare_datagrams,
+    "udp-library": _datagrams,
 }
 
 

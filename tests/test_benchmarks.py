@@ -42,6 +42,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ),
         ("F7", {"idle connection, not used yet", "idle after a request"}),
         ("F9", {"new connection, one request"}),
+        ("F8", {"UDP echo, window 64"}),
     ],
 )
 def test_a_goal_is_measured_and_written_down(goal: str, works: set[str], tmp_path: Path) -> None:

@@ -145,14 +145,28 @@ class ServerExchange(DatagramExchange):
             ConnectionClosed: the endpoint is closed.
             ValueError: more bytes than ``max_payload``.
         """
+        protocol = self.protocol
+        waiter: Awaitable[None] | None = None
         try:
-            result: Awaitable[None] | None = self.protocol.write(data, self.address)
+            if (
+                protocol._many_times is None
+                and self.producer._many_times is None
+                and not protocol._closing
+                and protocol._peer is None
+                and len(data) <= protocol.max_payload
+            ):
+                # What write() does when nobody listens.
+                if protocol._transport.sendto(data, self.address) is False:
+                    protocol.counts.send_dropped += 1
+                else:
+                    protocol.counts.sent += 1
+                return protocol._drained() if protocol._paused else None
+            waiter = protocol.write(data, self.address)
         except ConnectionClosed:
             raise
         except OSError as exc:
-            self.protocol.send_failed(exc, self.address)
-            return None
-        return result
+            protocol.send_failed(exc, self.address)
+        return waiter
 
     def close(self) -> None:
         """End the exchange; the socket serves other peers too and stays open."""

@@ -8,6 +8,7 @@ bytes mean.
 import asyncio
 import socket
 from asyncio import get_running_loop
+from collections.abc import Callable
 from typing import Any
 
 import tenacity
@@ -228,12 +229,18 @@ class DatagramProtocol(DatagramServing, asyncio.DatagramProtocol):
 
     # What the transport calls
 
+    def receiver(self) -> Callable[[bytes, Any], None]:
+        """What gets the datagrams: ``datagram_received``, or at once what that would call."""
+        if self.server_side and type(self).datagram_received is DatagramProtocol.datagram_received:
+            return self.serve
+        return self.datagram_received
+
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Take a datagram: serve it, or find the request that it answers.  May be overridden."""
-        self.counts.received += 1
         if self.server_side:
             self.serve(data, addr)
             return
+        self.counts.received += 1
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
         if self._many_times is not None:

@@ -13,6 +13,7 @@ from pulsar_client.events import OneTime
 from pulsar_client.exceptions import AbortRequest, ProtocolError
 from pulsar_client.protocols.datagram_endpoint import DatagramEndpoint
 from pulsar_client.protocols.datagram_exchange import ServerExchange
+from pulsar_client.protocols.producer import Producer
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["DatagramServing"]
@@ -31,6 +32,17 @@ class DatagramServing(DatagramEndpoint):
         # Unfinished consumers in the order of their ends, and what waits for one of these.
         self._in_flight: dict[ProtocolConsumer, float] = {}
         self._waiting: deque[tuple[bytes, Any]] = deque()
+        # The class of the consumers, if nothing but their construction is to be done.
+        self._consumer_class: type[ProtocolConsumer] | None = None
+        factory = self._consumer_factory
+        if (
+            self.server_side
+            and isinstance(factory, type)
+            and issubclass(factory, ProtocolConsumer)
+            and factory.connection_made is ProtocolConsumer.connection_made
+            and type(self.producer).build_consumer is Producer.build_consumer
+        ):
+            self._consumer_class = factory
 
     def close_when_idle(self) -> OneTime:
         """Read no more, and close as soon as no exchange is in flight.
@@ -49,48 +61,64 @@ class DatagramServing(DatagramEndpoint):
 
     def serve(self, data: bytes, addr: Any) -> None:
         """Give a datagram to a consumer of its own, now or when there is room."""
-        if self._in_flight and len(self._in_flight) >= self.max_in_flight:
-            if len(self._waiting) >= self.max_waiting:
-                self.counts.busy += 1
-            else:
-                self._waiting.append((data, addr))
-            return
+        self.counts.received += 1
         producer = self.producer
-        exchange = ServerExchange(self, addr)
+        if self._in_flight and len(self._in_flight) >= self.max_in_flight:
+            self._wait_for_room(data, addr)
+            return
+        make = self._consumer_class
+        if make is None or self._many_times is not None or producer._many_times is not None:
+            self._serve_heard(data, addr)
+            return
+        try:
+            consumer = make()
+        except Exception as exc:
+            self.logger.error("%s: %r failed", self, make, exc_info=exc)
+            return
+        consumer.connection = ServerExchange(self, addr)
+        if consumer._one_time is not None or consumer._many_times is not None:
+            self._start(consumer, data)
+            return
+        # What start() does when nobody listens, without what it costs.
+        consumer._started = consumer._handed_over = True
+        self._requests_processed += 1
+        producer.request_started()
+        try:
+            rest = consumer.data_received(data)
+        except Exception as exc:  # noqa: BLE001 - it is the exchange's exception
+            self.exchange_failed(consumer, exc)
+            return
+        if not consumer._done:
+            self._keep(consumer)
+        elif rest:
+            self.counts.unused += 1
+
+    def _wait_for_room(self, data: bytes, addr: Any) -> None:
+        if len(self._waiting) >= self.max_waiting:
+            self.counts.busy += 1
+        else:
+            self._waiting.append((data, addr))
+
+    def _serve_heard(self, data: bytes, addr: Any) -> None:
+        """Serve with everything that others may want to do or hear."""
         consumer = None
         try:
-            consumer = producer.build_consumer(self._consumer_factory)
-            consumer.connection = exchange
-            consumer.connection_made(exchange)
-            quiet = self._many_times is None and producer._many_times is None
-            if quiet and consumer._one_time is None:
-                # What start() does when nobody listens, without what it costs.
-                consumer._started = consumer._handed_over = True
-                self._requests_processed += 1
-                producer.request_started()
-            else:
-                consumer.start()
-                if not consumer._handed_over:
-                    exchange.held = data
-                    self._keep(consumer)
-                    return
+            consumer = self.producer.build_consumer(self._consumer_factory)
+            consumer.connection = ServerExchange(self, addr)
+            consumer.connection_made(consumer.connection)
         except Exception as exc:
-            self.logger.error(
-                "%s: %r failed", self, consumer or self._consumer_factory, exc_info=exc
-            )
+            made = consumer or self._consumer_factory
+            self.logger.error("%s: %r failed", self, made, exc_info=exc)
             return
-        if quiet and consumer._many_times is None and not consumer._done:
-            try:
-                rest = consumer.data_received(data)
-            except Exception as exc:  # noqa: BLE001 - it is the exchange's exception
-                self.exchange_failed(consumer, exc)
-                return
-            if not consumer._done:
-                self._keep(consumer)
-            elif rest:
-                self.counts.unused += 1
-        else:
+        self._start(consumer, data)
+
+    def _start(self, consumer: ProtocolConsumer, data: bytes) -> None:
+        consumer.start()
+        if consumer._handed_over:
             self.feed_exchange(consumer, data)
+        else:
+            consumer.connection.held = data
+            self._keep(consumer)
 
     def feed_exchange(self, consumer: ProtocolConsumer, data: bytes) -> None:
         """Give its datagram to a consumer, with the events of it."""
@@ -145,6 +173,7 @@ class DatagramServing(DatagramEndpoint):
     def _serve_waiting(self) -> None:
         self._serving_waiting = False
         while self._waiting and len(self._in_flight) < self.max_in_flight and not self._closing:
+            self.counts.received -= 1  # it was counted when it came
             self.serve(*self._waiting.popleft())
         if self._last_exchange and not self._in_flight:
             self._close()

@@ -79,6 +79,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         self._renewable = renewable and self._connected
         self._errors_name_peers = False
         self._receive: Any = sock.recvfrom
+        self._sock_sendto = sock.sendto
         self._queue: deque[tuple[bytes, Any]] = deque()
         self._queued = 0
         self._high = _HIGH_WATER
@@ -141,7 +142,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
     def _read(self) -> None:
         receive = self._receive
         size = self._max_datagram + 1
-        received = self._protocol.datagram_received
+        received = self._protocol.receiver()
         for number in _BURST:
             try:
                 data, address = receive(size)
@@ -208,7 +209,10 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         if self._queue:
             return self._enqueue(data, addr)
         try:
-            self._send(data, addr)
+            if type(addr) is tuple:
+                self._sock_sendto(data, addr)
+            else:
+                self._send(data, addr)
         except (BlockingIOError, InterruptedError):
             return self._enqueue(data, addr)
         except OSError as exc:
@@ -331,6 +335,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         self.pause_reading()
         old.close()
         self._sock = new
+        self._sock_sendto = new.sendto
         self._information.update(socket=new, sockname=new.getsockname())
         self._prepare()
         if reading:
