@@ -68,6 +68,12 @@ def usable_cores() -> list[int | None]:
     return [*sorted(os.sched_getaffinity(0))] if hasattr(os, "sched_getaffinity") else [None]
 
 
+def unpin(cores: list[int | None]) -> None:
+    """Let this process run on all of its cores again."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core for core in cores if core is not None})
+
+
 async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Result]:
     """Run one goal on the running loop."""
     logging.getLogger("psycopg.pool").setLevel(logging.WARNING)
@@ -114,8 +120,7 @@ async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Res
                     print(line(result), flush=True)
                 results += lines
     finally:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {core for core in cores if core is not None})
+        unpin(cores)
     return results
 
 

@@ -151,9 +151,8 @@ class ServerExchange(DatagramExchange):
             if (
                 protocol._many_times is None
                 and self.producer._many_times is None
-                and not protocol._closing
-                and protocol._peer is None
                 and len(data) <= protocol.max_payload
+                and not protocol._closing
             ):
                 # What write() does when nobody listens.
                 if protocol._transport.sendto(data, self.address) is False:
