@@ -144,8 +144,8 @@ class AbstractUdpClient(AbstractClient):
                 "use partial(DatagramProtocol, consumer_factory=YourConsumer)"
             )
         sock = _open_socket(remote_addr or local_addr, remote, local)
-        granted = grow_receive_buffer(sock, self.receive_buffer)
         try:
+            granted = grow_receive_buffer(sock, self.receive_buffer)
             await open_datagram_transport(
                 sock, protocol, renewable=local_addr is None or local_addr[1] == 0
             )

@@ -270,9 +270,13 @@ class DatagramProtocol(DatagramServing, asyncio.DatagramProtocol):
         address, quoted = self._reported
         if address is None:
             address = self._peer
+        if address is None:
+            # Of one of many peers, and the system does not say of which: none is to blame.
+            self.logger.debug("%s: %s", self, exc)
+            return
         if self._book is not None:
             self._book.fail(exc, address, quoted)
-        if address is not None and self._in_flight:
+        if self._in_flight:
             self.lose_peer(address, exc)
 
     def peer_error_received(self, exc: OSError, addr: Any, quoted: bytes) -> None:

@@ -40,6 +40,8 @@ class ClientExchange(DatagramExchange):
         #: In the book of requests that wait for a reply.
         self.pending = False
         self.ended = False
+        #: In the queue of those that take turns.
+        self.queued = False
         #: A datagram has come for it.
         self.replied = False
         #: Seconds that the request may take, and when they are over.
@@ -211,7 +213,8 @@ class DatagramRequests:
         turns = self._turns.get(address)
         if turns is None:
             turns = self._turns[address] = deque()
-        if exchange not in turns:
+        if not exchange.queued:
+            exchange.queued = True
             turns.append(exchange)
         return turns[0] is exchange and address not in self._quiet
 
@@ -255,13 +258,16 @@ class DatagramRequests:
             if self._match_key is None and not answered and not self._protocol.renew_socket():
                 # What comes until then belongs to this request, and not to the next.
                 self._quiet[address] = self._loop.call_at(until, self._quiet_over, address)
-        turns = self._turns.get(address)
-        if turns is not None and exchange in turns:
-            turns.remove(exchange)
+        if exchange.queued and address in self._turns:
+            self._turns[address].remove(exchange)
             self._loop.call_soon(self._next_turn, address)
         heap = self._heap
         while heap and heap[0][2].ended:
             heapq.heappop(heap)
+        if len(heap) > 4 * self._open + 256:
+            # One that takes long stands before many that have ended.
+            self._heap = [entry for entry in heap if not entry[2].ended]
+            heapq.heapify(self._heap)
 
     def abandon(self, exchange: ClientExchange) -> None:
         """Nobody waits for a request any more: its reply will be dropped."""
@@ -365,14 +371,14 @@ class DatagramRequests:
     def _look(self) -> None:
         """The timer: end, or send again, what is due."""
         self._timer = None
-        heap = self._heap
         now = self._loop.time()
-        while heap and (heap[0][2].ended or heap[0][0] <= now):
-            due, _, exchange = heapq.heappop(heap)
+        # What ends here may put another heap in the place of this one.
+        while self._heap and (self._heap[0][2].ended or self._heap[0][0] <= now):
+            due, _, exchange = heapq.heappop(self._heap)
             if not exchange.ended and due == exchange.due:
                 self._due(exchange, now)
-        if heap and self._timer is None:
-            self._timer = self._loop.call_at(heap[0][0], self._look)
+        if self._heap and self._timer is None:
+            self._timer = self._loop.call_at(self._heap[0][0], self._look)
 
     def _due(self, exchange: ClientExchange, now: float) -> None:
         assert exchange.deadline is not None

@@ -121,7 +121,11 @@ class DatagramServing(DatagramEndpoint):
         self._start(consumer, data)
 
     def _start(self, consumer: ProtocolConsumer, data: bytes) -> None:
-        consumer.start()
+        try:
+            consumer.start()
+        except Exception as exc:
+            self.logger.error("%s: %r failed", self, consumer, exc_info=exc)
+            return
         if consumer._handed_over:
             self.feed_exchange(consumer, data)
         else:

@@ -86,6 +86,8 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         self._low = _HIGH_WATER // 4
         self._protocol_paused = False
         self._reading = False
+        # The burst that is being read must end: reading was paused, or the socket is another.
+        self._interrupted = False
         self._closing = False
 
     def __repr__(self) -> str:
@@ -126,6 +128,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
 
     def pause_reading(self) -> None:
         """Leave what arrives to the system's buffer; idempotent."""
+        self._interrupted = True
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._sock.fileno())
@@ -143,6 +146,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         receive = self._receive
         size = self._max_datagram + 1
         received = self._protocol.receiver()
+        self._interrupted = False
         for number in _BURST:
             try:
                 data, address = receive(size)
@@ -152,14 +156,14 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
                 return
             except OSError as exc:
                 self._failed(exc)
-                if self._reading:
-                    continue
-                return
+                if self._interrupted:
+                    return
+                continue
             if len(data) < size:
                 received(data, address)
             else:
                 self._protocol.datagram_truncated(data, address)
-            if not self._reading:
+            if self._interrupted:
                 return
 
     def _receive_asked(self, size: int) -> tuple[bytes, Any]:
@@ -175,9 +179,10 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
                 except OSError:
                     break
                 told = True
+                self._interrupted = False
                 self._protocol.peer_error_received(*entry)
-                if self._closing:
-                    return
+                if self._interrupted:
+                    return  # the rest is of a socket that is closed, or will be told again
         if not told:
             self._protocol.error_received(exc)
         self._watch_again()

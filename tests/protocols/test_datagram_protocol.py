@@ -504,6 +504,66 @@ async def test_a_refusal_of_an_abandoned_request_is_not_the_next_ones_i36() -> N
             await task
 
 
+async def test_an_error_of_an_unknown_peer_fails_nobody_i36() -> None:
+    """I36: where the system does not say whom it could not reach."""
+    with peer() as server:
+        async with AbstractUdpClient(protocol_factory=factory(Keyed)) as udp:
+            client = await udp.create_datagram_endpoint(local_addr=("127.0.0.1", 0))
+            waiting = asyncio.create_task(client.request(b"?", addr=server.address))
+            data, source = await server.receive()
+            client.error_received(ConnectionResetError("somebody"))
+            server.send(data, source)
+            assert await waiting == b"?"
+            assert numbers(client)["refused"] == 1
+
+
+async def test_a_burst_that_is_being_read_ends_with_its_socket_i36() -> None:
+    """I36: a reply that its consumer refuses takes the port with it, and nothing else."""
+
+    class Refuses(Plain):
+        def data_received(self, data: bytes) -> None:
+            if data == b"bad":
+                raise ProtocolError(data.decode())
+            super().data_received(data)
+
+    with peer() as server:
+        async with endpoint(server.address, Refuses) as client:
+            waiting = [asyncio.create_task(client.request(b"%d" % n)) for n in range(3)]
+            data, source = await server.receive()
+            for _ in range(3):
+                server.send(b"bad", source)
+            with pytest.raises(ProtocolError):
+                await waiting[0]
+            for number in (1, 2):
+                data, source = await server.receive()
+                server.send(data, source)
+                assert await waiting[number] == b"%d" % number
+            assert numbers(client)["refused"] == 0
+    async with endpoint(dead_address(), Plain) as client:
+        for _ in range(3):
+            with pytest.raises(ConnectionRefusedError):
+                await client.request(b"?")
+        assert numbers(client)["refused"] == 3
+
+
+async def test_a_request_that_takes_long_keeps_none_of_those_behind_it() -> None:
+    async with served() as server, endpoint(server.address) as client:
+        with peer() as silent:
+            async with AbstractUdpClient(protocol_factory=factory(Keyed)) as udp:
+                client = await udp.create_datagram_endpoint(local_addr=("127.0.0.1", 0))
+                slow = asyncio.create_task(client.request(b"?", 1000, addr=silent.address))
+                for _ in range(40):
+                    await asyncio.gather(
+                        *(client.request(b"?", 2000, addr=server.address) for _ in range(25))
+                    )
+                assert client._book is not None
+                assert len(client._book._heap) <= 4 * 26 + 256
+                assert not slow.done()
+                slow.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await slow
+
+
 async def test_error_received_may_be_overridden() -> None:
     seen: list[Exception] = []
 
