@@ -19,9 +19,6 @@ from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 __all__ = ["DatagramServing"]
 
 
-_new_exchange = ServerExchange.__new__
-
-
 class DatagramServing(DatagramEndpoint):
     """The part of a ``DatagramProtocol`` that serves; see there for the parameters."""
 
@@ -78,12 +75,7 @@ class DatagramServing(DatagramEndpoint):
         except Exception as exc:
             self.logger.error("%s: %r failed", self, make, exc_info=exc)
             return
-        # Made for every datagram: without a call of its constructor.
-        exchange = _new_exchange(ServerExchange)
-        exchange.protocol = self
-        exchange.address = addr
-        exchange.producer = producer
-        consumer.connection = exchange
+        consumer.connection = ServerExchange(self, addr)
         if consumer._one_time is not None or consumer._many_times is not None:
             self._start(consumer, data)
             return
