@@ -37,7 +37,8 @@ def more_than(things: list[Any], number: int) -> bool:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's socket options")
 
 
-async def test_one_consumer_answers_each_datagram() -> None:
+async def test_one_consumer_answers_each_datagram_a12() -> None:
+    """A12: the server can reply, and peers share nothing."""
     async with served() as server:
         with peer() as one, peer() as other:
             one.send(b"first", server.address)
