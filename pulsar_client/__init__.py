@@ -35,6 +35,7 @@ from pulsar_client.protocols import (
     Protocol,
     ProtocolConsumer,
     PulsarProtocol,
+    ReplyMatcher,
     Timeout,
 )
 from pulsar_client.servers import DatagramServer, TcpServer
@@ -76,6 +77,7 @@ __all__ = [
     "ProtocolError",
     "PulsarClientError",
     "PulsarProtocol",
+    "ReplyMatcher",
     "RequestTimeout",
     "SocketServer",
     "TcpServer",

@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PROMISED = {
     "AbstractClient",
+    "AbstractUdpClient",
     "Connection",
+    "DatagramProtocol",
+    "DatagramServer",
     "EventHandler",
     "FlowControl",
     "Pool",

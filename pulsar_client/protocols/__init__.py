@@ -13,6 +13,7 @@ from pulsar_client.protocols.message_pipeline import Codec
 from pulsar_client.protocols.producer import Producer
 from pulsar_client.protocols.protocol import Protocol, PulsarProtocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
+from pulsar_client.protocols.reply_matcher import ReplyMatcher
 
 __all__ = [
     "Codec",
@@ -26,5 +27,6 @@ __all__ = [
     "Protocol",
     "ProtocolConsumer",
     "PulsarProtocol",
+    "ReplyMatcher",
     "Timeout",
 ]
