@@ -68,6 +68,21 @@ def test_a_goal_is_measured_and_written_down(goal: str, works: set[str], tmp_pat
     assert any(result["met"] is not None for result in report["results"])
 
 
+def test_pipelining_is_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pipelining", "--quick"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("codec, 1 task", "codec, time-outs, 50 tasks", "consumers, 50 tasks"):
+        assert name in done.stdout
+
+
 def test_an_unknown_goal_is_refused() -> None:
     done = run("--only", "F1,F99")
     assert done.returncode == 2

@@ -8,6 +8,7 @@ import asyncio
 import select
 from asyncio import get_running_loop
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from pulsar_client.durations import check_seconds
@@ -192,8 +193,8 @@ class Connection(ConsumerFeed):
         Otherwise a connection that is not pipelined is not reusable from then on; a pipelined one
         goes on, and the reply is read and thrown away when its turn comes (see ``reply_grace``).
         """
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+        if timeout is not None and not (timeout.__class__ is float and 0.0 <= timeout < inf):
+            check_seconds("timeout", timeout)  # which costs as much as all the rest of a time-out
         producer = self.producer
         messages = self._messages
         if (

@@ -26,7 +26,7 @@ class _Ends(Protocol):
 T = TypeVar("T", bound=_Ends)
 
 #: So many entries are kept before it is looked whether they are still needed.
-_FEW = 64
+_FEW = 256
 
 
 class DeadlineQueue(Generic[T]):

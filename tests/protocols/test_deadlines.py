@@ -102,7 +102,7 @@ def test_entries_are_bounded_by_what_is_not_done() -> None:
             alive.append(item)
             if len(alive) > 100:
                 alive.pop(chance.randrange(100)).over = True
-            assert len(seen.queue) <= 2 * 101 + 65, number
+            assert len(seen.queue) <= 2 * 101 + 257, number
         seen.queue.clear()
 
     run(main)
