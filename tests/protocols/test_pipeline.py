@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -734,3 +735,62 @@ async def test_killed_at_every_step(after: int, kind: Kind) -> None:
     if after and answered < 6:
         assert results[answered].sent
     await lost(near, far)
+
+
+async def test_over_tls(
+    server_ssl: ssl.SSLContext, client_ssl: ssl.SSLContext, kind: Kind
+) -> None:
+    async with served(sslcontext=server_ssl) as server:
+        client = AbstractClient(protocol_factory=partial(Connection, pipeline=20, **kind))
+        async with client:
+            connection = await client.create_connection(
+                server.address, ssl=client_ssl, server_hostname="localhost"
+            )
+            messages = [b"%d" % i * 100 for i in range(200)]
+            tasks = begun(connection, *messages, timeout=30.0)
+            await turns(2)
+            tasks[3].cancel()
+            results = await ended(*tasks)
+            assert results[:3] + results[4:] == messages[:3] + messages[4:]
+            assert await connection.drained()
+            assert connection.is_reusable
+
+
+async def test_close_sends_the_batch_and_fails_what_is_in_flight(kind: Kind) -> None:
+    near, far = await scripted(3, **kind)
+    tasks = begun(near, *(b"%d" % i for i in range(6)))
+    await turns(1)
+    near.close()
+    results = await ended(*tasks)
+    assert far.received == b"0\n1\n2\n"
+    assert [result.sent for result in results] == [True] * 3 + [False] * 3
+    await lost(near)
+
+
+async def test_a_connection_with_requests_in_flight_is_not_idle_a9(kind: Kind) -> None:
+    near, far = await scripted(3, timeout=0.02, **kind)
+    tasks = begun(near, b"0")
+    await asyncio.sleep(0.1)  # five times what an idle one has
+    assert not near.closed
+    far.say(b"0\n")
+    assert await ended(*tasks) == [b"0"]
+    await near.close()
+
+
+async def test_a_coroutine_that_is_closed_gives_its_request_up_i16(kind: Kind) -> None:
+    near, far = await scripted(3, **kind)
+    await asyncio.gather(*begun(near, b"0"), asyncio.create_task(_answer(far)))
+    coroutine = near.request(b"1")
+    coroutine.send(None)
+    coroutine.close()
+    tasks = begun(near, b"2", b"3")
+    await turns()
+    far.say(far.received.removeprefix(b"0\n"))
+    assert await ended(*tasks) == [b"2", b"3"]
+    assert near.is_reusable
+    await lost(near)
+
+
+async def _answer(far: Scripted) -> None:
+    await turns(3)
+    far.say(far.received)
