@@ -173,7 +173,7 @@ def main() -> int:
         if options.quick:
             loops.run_in(loop, measure(loop, 3, 3, 200))
         else:
-            loops.run_in(loop, measure(loop, 7, 9, 2000))
+            loops.run_in(loop, measure(loop, 7, 5, 1000))
     return 0
 
 
