@@ -36,6 +36,10 @@ _PREFIX_FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _BYTE_ORDERS = {"big": ">", "little": "<"}
 
 
+# The buffer of every decoder that holds nothing, as those of idle connections do; it stays empty.
+_EMPTY = bytearray()
+
+
 class Decoder:
     """The shape shared by all decoders; it can't be used by itself.
 
@@ -49,7 +53,7 @@ class Decoder:
     def __init__(self) -> None:
         # While a fault is set the buffer holds at least one byte: the quick paths of decode(),
         # which look at the buffer only, rely on it.
-        self._buffer = bytearray()
+        self._buffer = _EMPTY
         self._fault: ProtocolError | None = None
 
     def __repr__(self) -> str:
@@ -75,7 +79,10 @@ class Decoder:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data must be bytes, not {data!r}")
         self._raise_fault()
-        self._buffer += data
+        if self._buffer is _EMPTY:
+            self._buffer = bytearray(data)
+        else:
+            self._buffer += data
 
     def next_message(self) -> bytes | None:
         """Take one message.
@@ -113,7 +120,7 @@ class Decoder:
         The decoder is then as new.
         """
         rest = bytes(self._buffer)
-        self._buffer.clear()
+        self._buffer = _EMPTY
         self._fault = None
         return rest
 
@@ -149,7 +156,7 @@ class DelimitedDecoder(Decoder):
         TypeError, ValueError: a bad argument; the message names it.
     """
 
-    __slots__ = ("_delimiter", "_keep", "_limit", "_max_size", "_searched")
+    __slots__ = ("_delimiter", "_keep", "_max_size", "_searched")
 
     def __init__(
         self,
@@ -159,7 +166,7 @@ class DelimitedDecoder(Decoder):
         keep_delimiter: bool = False,
     ) -> None:
         # Often made for every message, so without a call that can be spared.
-        self._buffer = bytearray()
+        self._buffer = _EMPTY
         self._fault = None
         if type(delimiter) is not bytes:
             if not isinstance(delimiter, (bytes, bytearray)):
@@ -174,8 +181,6 @@ class DelimitedDecoder(Decoder):
             if type(max_size) is int and max_size > 0
             else _checked_size("max_size", max_size)
         )
-        # A message that is not too large has its delimiter within so many bytes.
-        self._limit = max_size + len(delimiter)
         # No delimiter begins in the buffer before this position.
         self._searched = 0
 
@@ -199,16 +204,18 @@ class DelimitedDecoder(Decoder):
         """See `Decoder.next_message`."""
         self._raise_fault()
         buffer = self._buffer
-        end = buffer.find(self._delimiter, self._searched, self._limit)
+        # A message that is not too large has its delimiter within so many bytes.
+        limit = self._max_size + len(self._delimiter)
+        end = buffer.find(self._delimiter, self._searched, limit)
         if end >= 0:
             self._searched = 0
             stop = end + len(self._delimiter)
             return self._take(0, stop if self._keep else end, stop)
         received = len(buffer)
-        if received >= self._limit:
+        if received >= limit:
             self._fault = MessageTooLarge(
                 f"{received} bytes received and no delimiter {self._delimiter!r} in the first "
-                f"{self._limit}: the message exceeds max_size={self.max_size} bytes"
+                f"{limit}: the message exceeds max_size={self.max_size} bytes"
             )
             self._raise_fault()
         # The last bytes may be the beginning of a delimiter.

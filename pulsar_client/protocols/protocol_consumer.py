@@ -231,6 +231,7 @@ class ProtocolConsumer(EventHandler):
                 event.complete(self, result, exc)
         waiter = self._waiter
         if waiter is not None:
+            self._waiter = None  # which has this consumer as its result: another ring
             if exc is None and self._one_time is None and not waiter.done():
                 waiter.set_result(result)
             else:

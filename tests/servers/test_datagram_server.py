@@ -162,7 +162,7 @@ async def test_a_protocol_that_keeps_the_address_answers_from_the_one_asked_u8()
             await until(lambda: kept)
             data, addr = kept[0]
             assert addr == one.address
-            [protocol] = server._protocols & {p for p in server._protocols if p._family == 2}
+            [protocol] = [p for p in server._protocols if p._family == 2]
             protocol.write(data, addr)
             assert (await one.receive())[1] == ("127.0.0.5", server.address[1])
 
