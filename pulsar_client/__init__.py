@@ -3,7 +3,7 @@
 Every public name is here; see the modules for what each one does.
 """
 
-from pulsar_client.app import SocketServer
+from pulsar_client.app import SocketServer, UdpSocketServer
 from pulsar_client.clients import AbstractClient, AbstractUdpClient, AddressWatch
 from pulsar_client.events import Event, EventHandler, OneTime
 from pulsar_client.exceptions import (
@@ -82,4 +82,5 @@ __all__ = [
     "SocketServer",
     "TcpServer",
     "Timeout",
+    "UdpSocketServer",
 ]

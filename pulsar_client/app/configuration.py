@@ -189,6 +189,11 @@ def _from_command_line(
     prog: str | None,
     description: str | None,
 ) -> tuple[_Values, bool]:
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+            if name not in known and any(setting.name == name for setting in registry()):
+                _find(name, known, f"command line {argument}")
     parser = _parser(known, prog, description)
     given = vars(parser.parse_args(arguments))
     check = bool(given.pop("check_config", False))

@@ -20,6 +20,8 @@ __all__ = ["FairShare"]
 #: Seconds that a worker steps back; a few times in a row if it has much more than others.
 PAUSE = 0.0005
 _MOST_PAUSES = 8
+# Seconds from one pause to the next while it is the same connection that waits; loops round up.
+_SAME_ONE = 0.003
 # A worker whose loop has not turned for so long is not waited for.
 _FRESH = 2_500_000_000  # ns
 
@@ -36,6 +38,7 @@ class FairShare:
         self._board = board
         self._row = row
         self._pauses = 0
+        self._last = 0.0
 
     def begin(self) -> None:
         """Take a place among the others: not behind them, or all would leave everything to it."""
@@ -43,6 +46,10 @@ class FairShare:
 
     def __call__(self) -> float:
         """Give the seconds to wait before the next accept; 0 to accept now."""
+        now = time.monotonic()
+        if now > self._last + _SAME_ONE:
+            self._pauses = 0  # it waited for another connection, which somebody has taken
+        self._last = now
         excess = self._excess()
         if excess <= self._pauses:
             self._pauses = 0

@@ -116,7 +116,7 @@ class Listeners:
     def addresses(self) -> list[Any]:
         """What the sockets are bound to; a unix socket as ``unix:PATH``."""
         return [
-            format_address(name) if sock.family == getattr(socket, "AF_UNIX", None) else name
+            format_address(name) if _is_unix(sock) else name
             for listener in self.listeners
             for sock in listener.sockets
             for name in [sock.getsockname()]
@@ -141,7 +141,7 @@ class Listeners:
                 with contextlib.suppress(OSError):
                     remove_socket_file(listener.address, listener.inode)
             for sock in listener.sockets:
-                if sock.family != getattr(socket, "AF_UNIX", None):
+                if sock.type == socket.SOCK_STREAM and not _is_unix(sock):
                     _drop_first_packets(sock)
 
     def close(self, *, but: "Listeners | None" = None) -> None:
@@ -150,6 +150,10 @@ class Listeners:
         for listener in self.listeners:
             if not any(listener is other for other in spared):
                 listener.close()
+
+
+def _is_unix(sock: socket.socket) -> bool:
+    return sock.family == getattr(socket, "AF_UNIX", None)
 
 
 def _bind(text: str, settings: Settings, bind: Bind) -> Listener:

@@ -114,6 +114,7 @@ class Settings:
         "sockets",
         Optional(Mode()),
         "Permissions of the files of unix sockets, such as 0660.",
+        datagram=False,
         default_text="what the umask leaves",
     )
     unix_owner: str | None = _setting(
@@ -121,6 +122,7 @@ class Settings:
         "sockets",
         Optional(Text("USER[:GROUP]", "USER, USER:GROUP or :GROUP")),
         "Owner of the files of unix sockets.",
+        datagram=False,
     )
     concurrency: str = _setting(
         "process",
@@ -176,6 +178,44 @@ class Settings:
         "limits",
         Seconds(),
         "Close a connection that has been idle for so long; 0 is never.",
+        datagram=False,
+    )
+    handshake_timeout: float = _setting(
+        10.0,
+        "limits",
+        Seconds(0.001),
+        "How long a client may take for its TLS handshake.",
+        datagram=False,
+    )
+    first_byte_timeout: float = _setting(
+        30.0,
+        "limits",
+        Seconds(),
+        "Close a new connection that has sent nothing for so long; 0 is never.",
+        datagram=False,
+    )
+    message_timeout: float = _setting(
+        60.0,
+        "limits",
+        Seconds(),
+        "Close a connection whose request is not complete so long after its first byte; 0 is "
+        "never.",
+        datagram=False,
+    )
+    write_timeout: float = _setting(
+        30.0,
+        "limits",
+        Seconds(),
+        "Cut a client that takes nothing of its replies for so long; 0 is never.",
+        datagram=False,
+    )
+    max_message: int = _setting(
+        2**25,
+        "limits",
+        Whole(0, 2**40),
+        "Bytes of a request until it is complete; more is a protocol error. 0 is no limit here; "
+        "the protocol may have a lower one.",
+        datagram=False,
     )
     cert_file: str | None = _setting(
         None,

@@ -26,6 +26,7 @@ from pulsar_client.app.worker import Worker
 from pulsar_client.exceptions import ConfigError
 from pulsar_client.protocols import Connection
 from pulsar_client.servers import TcpServer
+from pulsar_client.servers.listening_sockets import bind_listening_sockets
 
 __all__ = ["SocketServer"]
 
@@ -140,17 +141,25 @@ class SocketServer:
         Raises:
             OSError: the address can't be bound.
         """
-        settings = worker.settings
         server = self.server_factory(
             protocol_factory,
             address=address,
             sockets=sockets,
             name=self.name,
-            keep_alive=settings.keep_alive or None,
             **worker.server_options(),
         )
-        await server.start_serving(settings.backlog, sslcontext=worker.sslcontext)
+        await server.start_serving(worker.settings.backlog, sslcontext=worker.sslcontext)
         return server
+
+    async def close_server(self, server: Any, grace: float, *, last: bool) -> None:
+        """Let a server finish what is in flight within so many seconds.
+
+        Args:
+            server: one of the worker's.
+            grace: seconds.
+            last: nobody else takes what waits in the queues of its sockets.
+        """
+        await server.close(grace=grace, accept_queued=last)
 
     def protocol_factory(self, idx: int = 0) -> Callable[..., Any]:
         """Give the factory of connections for an address of ``bind``."""
@@ -249,7 +258,7 @@ class SocketServer:
             self,
             configuration,
             load=self.configuration,
-            open_listeners=self._open_listeners,
+            open_listeners=self.open_listeners,
             log_file=log_file,
         )
         try:
@@ -259,14 +268,30 @@ class SocketServer:
             self.logger.exception("failed")
             return 1
 
-    def _open_listeners(self, settings: Settings, kept: Listeners | None = None) -> Listeners:
+    def open_listeners(self, settings: Settings, kept: Listeners | None = None) -> Listeners:
+        """Make the listening sockets of the settings; called by the process that starts first.
+
+        Args:
+            settings: ``bind`` and the like.
+            kept: those of before a reload, which are kept where the address is the same.
+
+        Raises:
+            ConfigError: an address is not allowed.
+            OSError: one can't be bound.
+        """
         scheme = "tls" if settings.cert_file is not None else self.scheme
         inherited = []
         if kept is None:
             inherited = inherited_sockets(os.environ, os.getpid(), self.socket_type)
         elif kept.inherited:
             inherited = kept.inherited
-        return Listeners.open(settings, scheme=scheme, kept=kept, inherited=inherited)
+        return Listeners.open(
+            settings, scheme=scheme, kept=kept, inherited=inherited, bind=self.bind
+        )
+
+    def bind(self, address: Any, *, backlog: int) -> list[socket.socket]:
+        """Make the sockets of one address."""
+        return bind_listening_sockets(address, backlog=backlog)
 
 
 def _prog() -> str:

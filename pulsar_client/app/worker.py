@@ -28,6 +28,8 @@ logger = logging.getLogger("pulsar_client.app")
 # Seconds between two beats: a fraction of the time after which a missing beat means a stuck loop.
 _BEAT = 0.5
 _BEAT_WHEN_COUNTING = 0.1
+# Seconds between two looks whether a worker that is full has room again.
+_FULL_PAUSE = 0.01
 # What the servers get to abort what is left.
 _ABORT_TIME = 0.3
 
@@ -90,21 +92,37 @@ class Worker:
 
     def server_options(self) -> dict[str, Any]:
         """Give the keyword arguments that every server of this worker gets."""
-        options: dict[str, Any] = {"logger": logger}
-        limit = self.settings.max_connections
-        if limit:
-            # Shared by the servers of all addresses: the last one gets what the division leaves.
-            options["max_connections"] = max(1, limit // len(self.sockets))
-        if self.share is not None:
-            options |= {"accept_gate": self.share, "on_connections": self._connections_changed}
+        settings = self.settings
+        options: dict[str, Any] = {
+            "logger": logger,
+            "keep_alive": settings.keep_alive or None,
+            "handshake_timeout": settings.handshake_timeout,
+            "first_byte_timeout": settings.first_byte_timeout or None,
+            "message_timeout": settings.message_timeout or None,
+            "write_timeout": settings.write_timeout or None,
+            "max_message": settings.max_message or None,
+            "on_connections": self._connections_changed,
+        }
+        if settings.max_connections and len(self.sockets) == 1:
+            options["max_connections"] = settings.max_connections
+        if self.share is not None or settings.max_connections:
+            options["accept_gate"] = self._gate
         return options
+
+    def _gate(self) -> float:
+        """Seconds until a server may accept the next connection."""
+        limit = self.settings.max_connections
+        if limit and self.connections >= limit:
+            # Of all addresses together: a server does not know when another one has room.
+            return _FULL_PAUSE
+        return 0.0 if self.share is None else self.share()
 
     # Numbers
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(server.connections for server in self.servers)
+        return sum(getattr(server, "connections", 0) for server in self.servers)
 
     @property
     def requests(self) -> int:
@@ -131,6 +149,12 @@ class Worker:
             accepted = self.accepted
             # The others look at these two when the next connection comes.
             self._row[scoreboard.RANK] += accepted - self._row[scoreboard.ACCEPTED]
+            limit = self.settings.max_connections
+            if limit and self._grace is None:
+                # One that is full is not waited for.
+                full = self.connections >= limit
+                state = scoreboard.NOT_ACCEPTING if full else scoreboard.ACCEPTING
+                self._row[scoreboard.STATE] = state
             self.tell()
 
     def _beat(self, due: float) -> None:
@@ -209,7 +233,7 @@ class Worker:
         assert self._grace is not None
         loop = asyncio.get_running_loop()
         closing = [
-            loop.create_task(server.close(grace=self._grace, accept_queued=self._last))
+            loop.create_task(self.application.close_server(server, self._grace, last=self._last))
             for server in self.servers
         ]
         # Each stops accepting as the first thing it does, in a task of its own.
@@ -230,7 +254,11 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ABORT_TIME):
                 await asyncio.gather(
-                    *(server.close(grace=0.0) for server in self.servers), return_exceptions=True
+                    *(
+                        self.application.close_server(server, 0.0, last=False)
+                        for server in self.servers
+                    ),
+                    return_exceptions=True,
                 )
 
     # Signals
