@@ -19,7 +19,8 @@ __all__ = ["FairShare"]
 
 #: Seconds that a worker steps back; a few times in a row if it has much more than others.
 PAUSE = 0.0005
-_MOST_PAUSES = 8
+_PAUSES_EACH = 2  # for each connection that it is ahead: the other may be slow to wake up
+_MOST_PAUSES = 12
 # Seconds from one pause to the next while it is the same connection that waits; loops round up.
 _SAME_ONE = 0.003
 # A worker whose loop has not turned for so long is not waited for.
@@ -75,5 +76,5 @@ class FairShare:
             if row[RANK] < least_rank:
                 least_rank = row[RANK]
         if connections > least:
-            return min(_MOST_PAUSES, connections - least)
-        return min(_MOST_PAUSES, rank - least_rank)
+            return min(_MOST_PAUSES, _PAUSES_EACH * (connections - least))
+        return min(_MOST_PAUSES, _PAUSES_EACH * (rank - least_rank))

@@ -12,6 +12,7 @@ from app_kit import LIMIT, ROOT, TOY
 from pulsar_client import ConfigError, SocketServer
 from pulsar_client.app.configuration import load
 from pulsar_client.app.settings import GROUPS, Settings, registry
+from pulsar_client.app.settings_reference import reference
 
 
 def start(
@@ -184,3 +185,9 @@ def test_start_says_where_it_can_not_be_called() -> None:
     thread.start()
     thread.join()
     assert "main thread" in str(caught[0])
+
+
+def test_the_reference_is_made_from_the_settings() -> None:
+    """docs/settings.md is what ``python -m pulsar_client.app.settings_reference`` prints."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == reference()
