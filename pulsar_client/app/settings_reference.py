@@ -16,9 +16,9 @@ This page is made from the settings themselves by `python -m pulsar_client.app.s
 
 A setting has one name in code and in config files (`keep_alive`), a flag (`--keep-alive`) and an
 environment variable (`PULSAR_KEEP_ALIVE`). What comes later wins: defaults, parameters in code,
-config file, environment, command line. The word `none` takes back an optional value. Several values
-are separated by commas, or are a list in a config file. `--check-config` prints every setting with its
-value and where it came from.
+config file, environment, command line. The word `none` takes back an optional value. Several
+values are separated by commas, or are a list in a config file. `--check-config` prints every
+setting with its value and where it came from.
 
 A reload (the signal HUP) reads all sources again. A setting marked *restart* keeps its value until
 the server is started anew. One marked *connections* has no meaning for `UdpSocketServer`, which
