@@ -15,10 +15,18 @@ from typing import Any
 
 from pulsar_client.exceptions import ConfigError
 
-__all__ = ["MainModule", "StartReached", "pickled"]
+__all__ = ["MainModule", "StartReached", "is_running_again", "pickled"]
 
 #: What ``__name__`` is in a main program that is run again.
 ALIAS = "__mp_main__"
+
+# The main program that is run again at the moment, if any.
+_running_again: list["MainModule"] = []
+
+
+def is_running_again() -> bool:
+    """Tell whether this is a worker that looks for what its main program defines."""
+    return bool(_running_again)
 
 
 class StartReached(BaseException):
@@ -59,11 +67,14 @@ class MainModule:
         module = types.ModuleType(ALIAS)
         module.__dict__.update(details)
         sys.modules["__main__"] = sys.modules[ALIAS] = module
+        _running_again.append(self)
         try:
             exec(code, module.__dict__)
         except StartReached:
             # There is no `if __name__ == "__main__"` in it: what follows is not for workers.
             pass
+        finally:
+            _running_again.clear()
 
     def _code(self) -> tuple[types.CodeType, dict[str, Any]]:
         if self.module is not None:

@@ -217,7 +217,7 @@ class SocketServer:
                 could not start; a message has been written to standard error.
             RuntimeError: it is called in an event loop or outside of the main thread.
         """
-        if sys.modules["__main__"].__name__ == main_module.ALIAS:
+        if main_module.is_running_again():
             raise main_module.StartReached
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("start() must be called in the main thread: it handles signals")

@@ -78,6 +78,7 @@ class WorkerOrder:
 def main(file: IO[bytes]) -> int:
     """Carry out the order in the file; give the exit code."""
     order: WorkerOrder = pickle.load(file)
+    file.close()  # the key of the certificate is in it
     sys.argv[:] = order.arguments
     for fd in (order.control, order.lifeline, order.board, order.stacks, *chain(*order.sockets)):
         os.set_inheritable(fd, False)  # this process may start programs of its own
@@ -120,14 +121,20 @@ class _Process:
         """Do what can be done without a loop."""
         order = self.order
         settings = order.settings
-        self.log_file = logs.configure(settings)
+        if settings.log_file is not None:
+            self.log_file = logs.configure(settings)
         certificates = order.certificates
         context = None if certificates is None else certificates.context(settings)
         if order.identity is not None:
             order.identity.assume()
-        if order.main is not None:
-            order.main.run()
-        application = pickle.loads(order.application)
+        try:
+            if order.main is not None:
+                order.main.run()
+            application = pickle.loads(order.application)
+        finally:
+            # After the application, which may have its own idea of logging.
+            if settings.log_file is None:
+                logs.configure(settings)
         board = Scoreboard(order.board)
         row = board.row(order.row)
         sockets = [[socket.socket(fileno=fd) for fd in group] for group in order.sockets]
