@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_kit import TOY, App, until
@@ -88,7 +89,8 @@ def test_a_server_within_a_process_of_multiprocessing(method: str, tmp_path: Pat
     if method == "fork" and sys.version_info >= (3, 12):
         pytest.skip("a fork of a process with threads warns")
     path = tmp_path / "socket"
-    process = multiprocessing.get_context(method).Process(target=serve, args=(str(path),))
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=serve, args=(str(path),))
     process.start()
     try:
         until(path.exists)
