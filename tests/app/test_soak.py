@@ -26,9 +26,9 @@ def counts(pid: int) -> tuple[int, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at processes in /proc")
 @pytest.mark.time_limit(SECONDS + 120)
-def test_p35_kills_and_reloads_leave_nothing_behind() -> None:
-    """P35: descriptors, threads, zombies and memory of the arbiter stay what they were."""
-    rng = random.Random(35)
+def test_kills_and_reloads_leave_nothing_behind() -> None:
+    """Descriptors, threads, zombies and memory of the arbiter stay what they were."""
+    rng = random.Random(12)
     pause = threading.Event()
     with App("-w", "2").ready() as app:
         reloads = 0
