@@ -284,23 +284,17 @@ class Pipeline:
             exc = ProtocolError(f"{consumer!r} finished before its reply had its turn")
             self._connection.request_failed(consumer, exc)
 
-    def give_up(self, consumer: ProtocolConsumer, exc: BaseException | None = None) -> None:
-        """Nobody waits for this request any more.
-
-        Args:
-            consumer: whose caller was cancelled, or had enough.
-            exc: what a request that was not sent ends with.
-        """
+    def give_up(self, consumer: ProtocolConsumer) -> None:
+        """Nobody waits for this request any more: it is taken back, or its reply dropped."""
         if consumer._done or consumer._abandoned_at is not None or self._connection._closing:
             return
         if consumer._sent or consumer is self._fed:
             consumer._abandoned_at = self._connection._loop.time()
             self._abandoned += 1
             self._watch()
-            return
-        if exc is None:
+        else:
             exc = AbortRequest(f"{consumer!r} was given up before it was sent")
-        consumer.finished(exc=exc)
+            consumer.finished(exc=exc)
 
     def _reply_read(self, consumer: ProtocolConsumer) -> None:
         """A request has its reply while there are abandoned ones: replies have not stopped."""
