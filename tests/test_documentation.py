@@ -25,6 +25,8 @@ SHELLS = {"console", "bash", "sh"}
 # Tools of the `lint` extra, which need not be installed where the tests run.
 TOOLS = {"build", "mypy", "ruff"}
 BLOCK_TIME_LIMIT = 60
+# A module of each extra whose blocks run where it is installed: "not run: needs the extra load".
+EXTRAS = {"load": "hdrh"}
 
 FENCE = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[\w+-]*)")
 NOT_RUN = re.compile(r" *<!-- not run:(?P<reason>.*)-->\s*")
@@ -160,6 +162,13 @@ def run(block: Block, directory: Path) -> None:
         pytest.fail(f"the block of line {block.line} failed:\n{output}", pytrace=False)
 
 
+def extra_is_there(reason: str) -> bool:
+    """Tell whether the only reason not to run a block is an extra, which is installed."""
+    found = re.fullmatch(r"needs the extra (\w+)", reason)
+    module = EXTRAS.get(found[1]) if found else None
+    return module is not None and importlib.util.find_spec(module) is not None
+
+
 def documented(languages: set[str]) -> Iterator[tuple[Path, Block]]:
     for page in PAGES if languages == SHELLS else GUIDES:
         for block in blocks(page.read_text(encoding="utf-8")) if page.exists() else ():
@@ -183,7 +192,7 @@ def parameters(languages: set[str]) -> pytest.MarkDecorator:
 @pytest.mark.time_limit(BLOCK_TIME_LIMIT + 30)
 @parameters({"python"})
 def test_code_runs(block: Block, tmp_path: Path) -> None:
-    if block.not_run is not None:
+    if block.not_run is not None and not extra_is_there(block.not_run):
         assert block.not_run, "a block that is not run needs a reason"
         pytest.skip(f"not run: {block.not_run}")
     run(block, tmp_path)

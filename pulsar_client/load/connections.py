@@ -46,7 +46,9 @@ class TargetClient(AbstractClient):
         clock: Callable[[], float],
         size: int,
     ) -> None:
-        super().__init__(protocol_factory=partial(Connection, wire.consumer), name="load")
+        depth = {"pipeline": plan.pipeline} if plan.pipeline > 1 else {}
+        factory = partial(Connection, wire.consumer, **depth)
+        super().__init__(protocol_factory=factory, name="load")
         self._address = address
         self._connects = connects
         self._clock = clock
@@ -113,6 +115,7 @@ def pool_options(plan: Plan, target: Target) -> dict[str, Any]:
         "timeout": None,
         "max_uses": plan.requests_per_connection,
         "max_age": plan.connection_age,
+        "share": plan.pipeline,
     }
 
 

@@ -115,6 +115,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("connections")
     add = group.add_argument
     add("--connections", type=int, default=10, metavar="N", help="size of the pool")
+    add("--pipeline", type=int, default=1, metavar="N", help="in flight on one connection")
     add("--requests-per-connection", type=int, metavar="N", help="then it is closed")
     add("--connection-age", type=_seconds, metavar="T", help="then it is closed")
     add("--ca-file", metavar="PEM", help="authorities for tls://")
@@ -165,7 +166,7 @@ def plan_of(options: argparse.Namespace, **changed: Any) -> Plan:
         "own_target": options.i_own_this_target,
     }
     same = (
-        *("protocol", "warmup", "arrivals", "seed", "size", "timeout", "connections"),
+        *("protocol", "warmup", "arrivals", "seed", "size", "timeout", "connections", "pipeline"),
         *("requests_per_connection", "connection_age", "ca_file", "insecure", "workers", "engine"),
     )
     values |= {name: getattr(options, name) for name in same}

@@ -242,6 +242,8 @@ class Plan:
         if self.scenarios and self.scenario_file:
             raise ConfigError("scenarios and scenario_file exclude each other")
         target = self.where()
+        if self.pipeline > 1 and (target is None or target.scheme == "udp"):
+            raise ConfigError(f"pipeline is {self.pipeline}, but only streams can be pipelined")
         if self.faults and (target is None or target.scheme == "udp" or self.protocol is None):
             raise ConfigError("faults need a protocol and a target over TCP, TLS or a unix socket")
         if self.protocol is not None:

@@ -60,8 +60,8 @@ class HttpParser:
         """Bytes of a reply that has begun."""
         return len(self._buffer)
 
-    def decode(self, data: bytes) -> bytes | None:
-        """Take bytes; give the status and the body of a reply once it is complete.
+    def decode(self, data: bytes) -> tuple[bytes | None, bytes]:
+        """Take bytes; give the status and the body of a reply once it is complete, and the rest.
 
         Raises:
             ProtocolError: it is no reply whose length is known.
@@ -72,7 +72,7 @@ class HttpParser:
             raise ProtocolError(f"a reply of more than {_MAX_MESSAGE} bytes")
         end = buffer.find(b"\r\n\r\n")
         if end < 0:
-            return None
+            return None, b""
         head = bytes(buffer[:end]).lower()
         if not head.startswith(b"http/1."):
             raise ProtocolError(f"no HTTP reply: {bytes(buffer[:40])!r}")
@@ -82,10 +82,10 @@ class HttpParser:
             raise ProtocolError("an HTTP reply without a content-length")
         total = end + 4 + int(text)
         if len(buffer) < total:
-            return None
-        reply = bytes(buffer[9:12]) + bytes(buffer[end + 4 : total])
-        del buffer[:total]
-        return reply
+            return None, b""
+        reply, rest = bytes(buffer[9:12]) + bytes(buffer[end + 4 : total]), bytes(buffer[total:])
+        buffer.clear()
+        return reply, rest
 
 
 class HttpConsumer(ProtocolConsumer):
@@ -100,14 +100,15 @@ class HttpConsumer(ProtocolConsumer):
         """Send the request."""
         self.write(self.request)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> bytes:
         """Collect the reply."""
-        reply = self.connection.parser.decode(data)
+        reply, rest = self.connection.parser.decode(data)
         if reply is not None:
             if not reply.startswith(b"2"):
                 self.finished(exc=ProtocolError(f"HTTP status {reply[:3].decode('latin-1')}"))
             else:
                 self.finished(reply[3:])
+        return bytes(rest)
 
 
 class RedisConsumer(ProtocolConsumer):

@@ -1,0 +1,273 @@
+"""``python -m benchmarks.harness``: F10, and the load harness beside the tools that people know.
+
+F10 compares the CPU time of a request that the harness makes, through the pool, timed and
+recorded, with that of a hand-written client on the bare loop; both closed, in turns, at the same
+server in another process.  Beside redis-benchmark and wrk both are closed loops at the same
+server, in turns.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import csv
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+from benchmarks import bare, loops
+from benchmarks.server_process import ServerProcess
+from pulsar_client import load
+from pulsar_client.load.calibration import calibrate
+
+MESSAGE = bytes(range(48, 112))
+LIMITS = load.Limits(lateness=60.0, loop_lag=60.0, cpu=1e9)
+SECONDS = 1.0
+
+
+# -- F10 -------------------------------------------------------------------------------------
+
+
+async def by_hand(address: tuple[str, int], in_flight: int) -> float:
+    """CPU microseconds of a request of the bare client."""
+    loop = asyncio.get_running_loop()
+    clients = []
+    for _ in range(in_flight):
+        _, client = await loop.create_connection(bare.EchoClient, *address)
+        clients.append(client)
+    done = 0
+    end = time.monotonic() + SECONDS
+
+    async def task(client: bare.EchoClient) -> None:
+        nonlocal done
+        while time.monotonic() < end:
+            for _ in range(20):
+                if await client.request(MESSAGE) != MESSAGE:
+                    raise RuntimeError("the answer is not what was sent")
+            done += 20
+
+    used = time.process_time()
+    await asyncio.gather(*(task(client) for client in clients))
+    used = time.process_time() - used
+    for client in clients:
+        client.transport.abort()
+    return 1e6 * used / done
+
+
+async def by_harness(address: tuple[str, int], in_flight: int) -> float:
+    """CPU microseconds of a request of the harness, all that a run does included."""
+    plan = load.Plan(
+        target=f"tcp://{address[0]}:{address[1]}",
+        protocol="echo",
+        in_flight=in_flight,
+        connections=in_flight,
+        duration=SECONDS,
+        limits=LIMITS,
+    )
+    used = time.process_time()
+    result = await load.run(plan)
+    used = time.process_time() - used
+    if result.counts.error:
+        raise RuntimeError(str(result.causes))
+    return 1e6 * used / result.counts.ok
+
+
+async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
+    """Measure F10 on the running loop."""
+    lines = []
+    with ServerProcess("bare", loop, None) as server:
+        for in_flight in (1, 16):
+            ratios, ours, other = [], [], []
+            for _ in range(rounds):
+                ours.append(await by_harness(server.address, in_flight))
+                other.append(await by_hand(server.address, in_flight))
+                ratios.append(other[-1] / ours[-1])
+            lines.append(
+                {
+                    "loop": loop,
+                    "in_flight": in_flight,
+                    "ratio": median(ratios),
+                    "ratio_min": min(ratios),
+                    "ratio_max": max(ratios),
+                    "harness_us": median(ours),
+                    "by_hand_us": median(other),
+                }
+            )
+    found = await calibrate(2.0, load.Stop())
+    lines.append({"loop": loop, **found.as_json()})
+    return lines
+
+
+# -- beside other tools ----------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int) -> Iterator[None]:
+    """Run a server until the end of the block."""
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def ours(url: str, protocol: str, in_flight: int, seconds: float, size: int) -> dict[str, float]:
+    """A closed loop of the command."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pulsar_client", "load", url, "--protocol", protocol),
+            *("--in-flight", str(in_flight), "--connections", str(in_flight), "--json", "-"),
+            *("--duration", str(seconds), "--warmup", "0.5", "--size", str(size)),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    data = json.loads(done.stdout)
+    times = data["service_time"]
+    return {"rate": data["rate"]["answered"], "p50": times["p50"], "p99": times["p99"]}
+
+
+def redis_benchmark(port: int, in_flight: int, rate: float, size: int) -> dict[str, float]:
+    """PING with a message, for as long as ours would take."""
+    done = subprocess.run(
+        [
+            *("redis-benchmark", "-p", str(port), "-c", str(in_flight), "-n", str(int(5 * rate))),
+            *("--csv", "ping", "x" * size),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    head, row = list(csv.reader(io.StringIO(done.stdout)))[-2:]
+    figures = dict(zip(head, row, strict=True))
+    return {
+        "rate": float(figures["rps"]),
+        "p50": float(figures["p50_latency_ms"]) / 1e3,
+        "p99": float(figures["p99_latency_ms"]) / 1e3,
+    }
+
+
+def wrk(port: int, in_flight: int, seconds: float) -> dict[str, float]:
+    """GET with one thread."""
+    done = subprocess.run(
+        [
+            *("wrk", "-t1", f"-c{in_flight}", f"-d{seconds:.0f}s", "--latency"),
+            f"http://127.0.0.1:{port}/",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+    def quantile(name: str) -> float:
+        found = re.search(rf"{name}%\s+([\d.]+)(us|ms|s)", done.stdout)
+        assert found is not None, done.stdout
+        return float(found[1]) * units[found[2]]
+
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    assert rate is not None, done.stdout
+    return {"rate": float(rate[1]), "p50": quantile("50"), "p99": quantile("99")}
+
+
+class Hello(asyncio.Protocol):
+    """Answers what ends with a blank line, as an HTTP server would."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        number = data.count(b"\r\n\r\n")
+        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" * number)
+
+
+async def hello(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Hello, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+def beside(
+    name: str, rounds: int, ours: Callable[[], dict[str, float]], other: Callable[[], Any]
+) -> dict[str, Any]:
+    """Measure both in turns."""
+    pairs = [(ours(), other()) for _ in range(rounds)]
+    line: dict[str, Any] = {"beside": name}
+    for key in ("rate", "p50", "p99"):
+        line[key] = (median(a[key] for a, _ in pairs), median(b[key] for _, b in pairs))
+    return line
+
+
+def side_by_side(rounds: int) -> list[dict[str, Any]]:
+    """Compare with the tools that are installed."""
+    lines = []
+    if shutil.which("redis-server") and shutil.which("redis-benchmark"):
+        port = free_port()
+        command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+        with running(command, port):
+            for in_flight in (1, 16):
+                url = f"tcp://127.0.0.1:{port}"
+                rate = ours(url, "redis-ping", in_flight, 1.0, 64)["rate"]
+                lines.append(
+                    beside(
+                        f"redis-benchmark, {in_flight} in flight",
+                        rounds,
+                        lambda n=in_flight, url=url: ours(url, "redis-ping", n, 3.0, 64),
+                        lambda n=in_flight, rate=rate: redis_benchmark(port, n, rate, 64),
+                    )
+                )
+    if shutil.which("wrk"):
+        port = free_port()
+        with running([sys.executable, "-m", "benchmarks.harness", "hello", str(port)], port):
+            for in_flight in (1, 16):
+                url = f"tcp://127.0.0.1:{port}"
+                lines.append(
+                    beside(
+                        f"wrk, {in_flight} in flight",
+                        rounds,
+                        lambda n=in_flight, url=url: ours(url, "http", n, 3.0, 64),
+                        lambda n=in_flight: wrk(port, n, 3.0),
+                    )
+                )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__)
+    parser.add_argument("what", choices=("f10", "beside", "hello"))
+    parser.add_argument("port", nargs="?", type=int)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    if options.what == "hello":
+        loops.run_in(loops.available()[-1], hello(options.port))
+    elif options.what == "f10":
+        for name in loops.available():
+            for line in loops.run_in(name, f10(name, options.rounds)):
+                print(json.dumps(line), flush=True)
+    else:
+        for line in side_by_side(options.rounds):
+            print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
