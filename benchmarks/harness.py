@@ -2,7 +2,8 @@
 
 F10 compares the CPU time of a request that the harness makes, through the pool, timed and
 recorded, with that of a hand-written client on the bare loop; both closed, in turns, at the same
-server in another process.  Beside redis-benchmark and wrk both are closed loops at the same
+server in another process.  As in F4 client and server count together, as if they shared a core;
+the client's part is shown too.  Beside redis-benchmark and wrk both are closed loops at the same
 server, in turns.
 """
 
@@ -12,6 +13,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -24,20 +26,38 @@ from statistics import median
 from typing import Any
 
 from benchmarks import bare, loops
+from benchmarks.__main__ import MALLOC
+from benchmarks.pairing import cpu_of
 from benchmarks.server_process import ServerProcess
 from pulsar_client import load
 from pulsar_client.load.calibration import calibrate
+from pulsar_client.testing import FaultProxy
 
 MESSAGE = bytes(range(48, 112))
 LIMITS = load.Limits(lateness=60.0, loop_lag=60.0, cpu=1e9)
-SECONDS = 1.0
+SECONDS = 2.0
 
 
 # -- F10 -------------------------------------------------------------------------------------
 
 
-async def by_hand(address: tuple[str, int], in_flight: int) -> float:
-    """CPU microseconds of a request of the bare client."""
+class Meter:
+    """CPU seconds of this process, and of a server, since it was made."""
+
+    def __init__(self, server: int) -> None:
+        self.server = server
+        self.there = cpu_of(server) or 0.0
+        self.here = time.process_time()
+
+    def each(self, requests: int) -> tuple[float, float]:
+        """Microseconds of a request: of both, and of the client alone."""
+        here = time.process_time() - self.here
+        there = (cpu_of(self.server) or 0.0) - self.there
+        return 1e6 * (here + there) / requests, 1e6 * here / requests
+
+
+async def by_hand(address: tuple[str, int], server: int, in_flight: int) -> tuple[float, float]:
+    """What a request of the bare client costs."""
     loop = asyncio.get_running_loop()
     clients = []
     for _ in range(in_flight):
@@ -54,16 +74,15 @@ async def by_hand(address: tuple[str, int], in_flight: int) -> float:
                     raise RuntimeError("the answer is not what was sent")
             done += 20
 
-    used = time.process_time()
+    meter = Meter(server)
     await asyncio.gather(*(task(client) for client in clients))
-    used = time.process_time() - used
     for client in clients:
         client.transport.abort()
-    return 1e6 * used / done
+    return meter.each(done)
 
 
-async def by_harness(address: tuple[str, int], in_flight: int) -> float:
-    """CPU microseconds of a request of the harness, all that a run does included."""
+async def by_harness(address: tuple[str, int], server: int, in_flight: int) -> tuple[float, float]:
+    """What a request of the harness costs, all that a run does included."""
     plan = load.Plan(
         target=f"tcp://{address[0]}:{address[1]}",
         protocol="echo",
@@ -72,12 +91,11 @@ async def by_harness(address: tuple[str, int], in_flight: int) -> float:
         duration=SECONDS,
         limits=LIMITS,
     )
-    used = time.process_time()
+    meter = Meter(server)
     result = await load.run(plan)
-    used = time.process_time() - used
     if result.counts.error:
         raise RuntimeError(str(result.causes))
-    return 1e6 * used / result.counts.ok
+    return meter.each(result.counts.ok)
 
 
 async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
@@ -85,11 +103,13 @@ async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
     lines = []
     with ServerProcess("bare", loop, None) as server:
         for in_flight in (1, 16):
-            ratios, ours, other = [], [], []
+            await by_hand(server.address, server.pid, in_flight)  # warm
+            ours, other = [], []
             for _ in range(rounds):
-                ours.append(await by_harness(server.address, in_flight))
-                other.append(await by_hand(server.address, in_flight))
-                ratios.append(other[-1] / ours[-1])
+                ours.append(await by_harness(server.address, server.pid, in_flight))
+                other.append(await by_hand(server.address, server.pid, in_flight))
+            ratios = [b[0] / a[0] for a, b in zip(ours, other, strict=True)]
+            clients = [b[1] / a[1] for a, b in zip(ours, other, strict=True)]
             lines.append(
                 {
                     "loop": loop,
@@ -97,8 +117,9 @@ async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
                     "ratio": median(ratios),
                     "ratio_min": min(ratios),
                     "ratio_max": max(ratios),
-                    "harness_us": median(ours),
-                    "by_hand_us": median(other),
+                    "client_ratio": median(clients),
+                    "harness_us": [median(column) for column in zip(*ours, strict=True)],
+                    "by_hand_us": [median(column) for column in zip(*other, strict=True)],
                 }
             )
     found = await calibrate(2.0, load.Stop())
@@ -148,12 +169,12 @@ def ours(url: str, protocol: str, in_flight: int, seconds: float, size: int) -> 
     return {"rate": data["rate"]["answered"], "p50": times["p50"], "p99": times["p99"]}
 
 
-def redis_benchmark(port: int, in_flight: int, rate: float, size: int) -> dict[str, float]:
-    """PING with a message, for as long as ours would take."""
+def redis_benchmark(port: int, in_flight: int, rate: float) -> dict[str, float]:
+    """PING with a message, for about as long as ours takes."""
     done = subprocess.run(
         [
-            *("redis-benchmark", "-p", str(port), "-c", str(in_flight), "-n", str(int(5 * rate))),
-            *("--csv", "ping", "x" * size),
+            *("redis-benchmark", "-p", str(port), "-c", str(in_flight), "-n", str(int(3 * rate))),
+            *("--csv", "ping", "x" * 64),
         ],
         capture_output=True,
         text=True,
@@ -168,11 +189,11 @@ def redis_benchmark(port: int, in_flight: int, rate: float, size: int) -> dict[s
     }
 
 
-def wrk(port: int, in_flight: int, seconds: float) -> dict[str, float]:
+def wrk(port: int, in_flight: int, rate: float) -> dict[str, float]:
     """GET with one thread."""
     done = subprocess.run(
         [
-            *("wrk", "-t1", f"-c{in_flight}", f"-d{seconds:.0f}s", "--latency"),
+            *("wrk", "-t1", f"-c{in_flight}", "-d3s", "--latency"),
             f"http://127.0.0.1:{port}/",
         ],
         capture_output=True,
@@ -218,48 +239,69 @@ def beside(
     return line
 
 
+async def relay(port: int, target: int) -> None:
+    """Delay what passes by 2 ms each way: the target is then slower than either tool."""
+    async with FaultProxy(("127.0.0.1", target), listen=("127.0.0.1", port), latency=0.002):
+        await asyncio.Event().wait()
+
+
+def own(*arguments: str | int) -> list[str]:
+    """A command of this module."""
+    return [sys.executable, "-m", "benchmarks.harness", *map(str, arguments)]
+
+
 def side_by_side(rounds: int) -> list[dict[str, Any]]:
-    """Compare with the tools that are installed."""
+    """Compare with the tools that are installed, at a quick target and a slow one."""
     lines = []
+    port, slow = free_port(), free_port()
     if shutil.which("redis-server") and shutil.which("redis-benchmark"):
-        port = free_port()
         command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
-        with running(command, port):
-            for in_flight in (1, 16):
-                url = f"tcp://127.0.0.1:{port}"
-                rate = ours(url, "redis-ping", in_flight, 1.0, 64)["rate"]
-                lines.append(
-                    beside(
-                        f"redis-benchmark, {in_flight} in flight",
-                        rounds,
-                        lambda n=in_flight, url=url: ours(url, "redis-ping", n, 3.0, 64),
-                        lambda n=in_flight, rate=rate: redis_benchmark(port, n, rate, 64),
-                    )
-                )
+        with running(command, port), running(own("relay", slow, port), slow):
+            lines += pairs("redis-benchmark", "redis-ping", port, slow, rounds, redis_benchmark)
+    port, slow = free_port(), free_port()
     if shutil.which("wrk"):
-        port = free_port()
-        with running([sys.executable, "-m", "benchmarks.harness", "hello", str(port)], port):
-            for in_flight in (1, 16):
-                url = f"tcp://127.0.0.1:{port}"
-                lines.append(
-                    beside(
-                        f"wrk, {in_flight} in flight",
-                        rounds,
-                        lambda n=in_flight, url=url: ours(url, "http", n, 3.0, 64),
-                        lambda n=in_flight: wrk(port, n, 3.0),
-                    )
-                )
+        with running(own("hello", port), port), running(own("relay", slow, port), slow):
+            lines += pairs("wrk", "http", port, slow, rounds, wrk)
     return lines
+
+
+def pairs(
+    tool: str,
+    protocol: str,
+    port: int,
+    slow: int,
+    rounds: int,
+    other: Callable[[int, int, float], dict[str, float]],
+) -> Iterator[dict[str, Any]]:
+    """Measure one tool and the harness, with 1 and 16 in flight, at both targets."""
+    for where, name in ((port, "at once"), (slow, "after 4 ms")):
+        for in_flight in (1, 16):
+            url = f"tcp://127.0.0.1:{where}"
+            rate = ours(url, protocol, in_flight, 1.0, 64)["rate"]
+            yield beside(
+                f"{tool}, {in_flight} in flight, answered {name}",
+                rounds,
+                lambda n=in_flight, url=url: ours(url, protocol, n, 3.0, 64),
+                lambda n=in_flight, where=where, rate=rate: other(where, n, rate),
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.harness", description=__doc__)
-    parser.add_argument("what", choices=("f10", "beside", "hello"))
-    parser.add_argument("port", nargs="?", type=int)
+    parser.add_argument("what", choices=("f10", "beside", "hello", "relay"))
+    parser.add_argument("port", nargs="*", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if not MALLOC.items() <= os.environ.items():  # malloc reads them when a process starts
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "benchmarks.harness", *sys.argv[1:]],
+            {**os.environ, **MALLOC},
+        )
     if options.what == "hello":
-        loops.run_in(loops.available()[-1], hello(options.port))
+        loops.run_in(loops.available()[-1], hello(*options.port))
+    elif options.what == "relay":
+        loops.run_in(loops.available()[-1], relay(*options.port))
     elif options.what == "f10":
         for name in loops.available():
             for line in loops.run_in(name, f10(name, options.rounds)):

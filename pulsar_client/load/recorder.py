@@ -8,6 +8,7 @@ the totals of parts are those of the whole (L9).
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import sub
 from typing import Any
 
 from pulsar_client.load.histogram import Buckets, buckets
@@ -162,7 +163,8 @@ class Recorder:
         self._start = 0.0
         #: The moment of the last end of a request; 0.0 before the first.
         self.last_end = 0.0
-        self._batches: list[list[_Times]] = [[] for _ in self.labels]
+        # Four moments a request, one behind the other: a tuple each would keep the collector busy.
+        self._batches: list[list[float]] = [[] for _ in self.labels]
         self._durations: dict[str, Buckets] = {}
         self._causes: Counter[str] = Counter()
         self._known: set[str] = set()
@@ -173,7 +175,7 @@ class Recorder:
     ) -> None:
         """Count a request that was answered."""
         self.ok += 1
-        self._batches[label].append((intended, dequeued, sent, answered))
+        self._batches[label] += (intended, dequeued, sent, answered)
 
     def failed(self, label: int, times: _Times, cause: str, message: str, timeout: bool) -> None:
         """Count a request that failed; its elapsed time is in the percentiles as well (L7)."""
@@ -181,7 +183,7 @@ class Recorder:
             self.timeout += 1
         else:
             self.error += 1
-        self._batches[label].append(times)
+        self._batches[label] += times
         cause = cause[:_LONGEST_CAUSE]
         if cause not in self._known:
             if len(self._known) >= _MOST_CAUSES:
@@ -195,10 +197,17 @@ class Recorder:
         for label, batch in zip(self.labels, self._batches, strict=True):
             if not batch:
                 continue
-            self.last_end = max(self.last_end, batch[-1][3])
-            self._count(f"{label}/response", [a - i for i, _, _, a in batch])
-            self._count(f"{label}/service", [a - s for _, _, s, a in batch if s])
-            self._count(f"{label}/pool_wait", [(s or a) - d for _, d, s, a in batch])
+            self.last_end = max(self.last_end, batch[-1])
+            intended, dequeued, sent, answered = (batch[place::4] for place in range(4))
+            self._count(f"{label}/response", map(sub, answered, intended))
+            if 0.0 in sent:  # some never were
+                ends = [s or a for s, a in zip(sent, answered, strict=True)]
+                self._count(f"{label}/pool_wait", map(sub, ends, dequeued))
+                pairs = zip(answered, sent, strict=True)
+                self._count(f"{label}/service", [a - s for a, s in pairs if s])
+            else:
+                self._count(f"{label}/pool_wait", map(sub, sent, dequeued))
+                self._count(f"{label}/service", map(sub, answered, sent))
             batch.clear()
         if self.lateness:
             self._count("lateness", self.lateness)

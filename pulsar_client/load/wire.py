@@ -145,22 +145,26 @@ class Wire:
 
     Attributes:
         consumer: makes the consumer of each exchange.
-        message: makes the message of a request, from its number and the size asked for.
+        message: for a size, makes what makes the message of a request from its number.
         echoes: whether the reply must be the message.
     """
 
     consumer: Callable[[], ProtocolConsumer]
-    message: Callable[[int, int], bytes]
+    message: Callable[[int], Callable[[int], bytes]]
     echoes: bool
 
 
-def numbered(number: int, size: int) -> bytes:
-    """Make a message of printable bytes that begins with its number, if there is room for it."""
-    return (b"%016x" % number).ljust(size, b".")[:size] if size >= 16 else b"x" * size
+def numbered(size: int) -> Callable[[int], bytes]:
+    """Make messages of printable bytes; each begins with its number, if there is room for it."""
+    if size < 16:
+        return lambda number: b"x" * size
+    form = b"%016x" + b"." * (size - 16)
+    return lambda number: form % number
 
 
-def _http_request(number: int, size: int) -> bytes:
-    return b"GET / HTTP/1.1\r\nHost: load\r\n\r\n"
+def _http_request(size: int) -> Callable[[int], bytes]:
+    request = b"GET / HTTP/1.1\r\nHost: load\r\n\r\n"
+    return lambda number: request
 
 
 PROTOCOLS = {
