@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
@@ -56,17 +57,58 @@ class Meter:
         return 1e6 * (here + there) / requests, 1e6 * here / requests
 
 
-async def by_hand(address: tuple[str, int], server: int, in_flight: int) -> tuple[float, float]:
-    """What a request of the bare client costs."""
-    loop = asyncio.get_running_loop()
+class Pipelined(asyncio.Protocol):
+    """A hand-written client with many requests in flight: a future each, one write a turn."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.waiters: deque[asyncio.Future[bytes]] = deque()
+        self.parts: list[bytes] = []
+        self.buffer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def request(self, message: bytes) -> asyncio.Future[bytes]:
+        if self.transport.is_closing():
+            raise ConnectionError("closed")
+        waiter = self.loop.create_future()
+        self.waiters.append(waiter)
+        if not self.parts:
+            self.loop.call_soon(self.flush)
+        self.parts.append(message + bare.SEPARATOR)
+        return waiter
+
+    def flush(self) -> None:
+        self.transport.write(b"".join(self.parts))
+        self.parts.clear()
+
+    def data_received(self, data: bytes) -> None:
+        *messages, self.buffer = (self.buffer + data).split(bare.SEPARATOR)
+        for message in messages:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(exc or ConnectionError("lost"))
+
+
+async def by_hand(
+    address: tuple[str, int], server: int, connections: int, pipeline: int
+) -> tuple[float, float]:
+    """What a request of a hand-written client costs."""
+    factory = bare.EchoClient if pipeline == 1 else Pipelined
     clients = []
-    for _ in range(in_flight):
-        _, client = await loop.create_connection(bare.EchoClient, *address)
+    for _ in range(connections):
+        _, client = await asyncio.get_running_loop().create_connection(factory, *address)
         clients.append(client)
     done = 0
     end = time.monotonic() + SECONDS
 
-    async def task(client: bare.EchoClient) -> None:
+    async def task(client: Any) -> None:
         nonlocal done
         while time.monotonic() < end:
             for _ in range(20):
@@ -75,19 +117,22 @@ async def by_hand(address: tuple[str, int], server: int, in_flight: int) -> tupl
             done += 20
 
     meter = Meter(server)
-    await asyncio.gather(*(task(client) for client in clients))
+    await asyncio.gather(*(task(client) for client in clients for _ in range(pipeline)))
     for client in clients:
         client.transport.abort()
     return meter.each(done)
 
 
-async def by_harness(address: tuple[str, int], server: int, in_flight: int) -> tuple[float, float]:
+async def by_harness(
+    address: tuple[str, int], server: int, connections: int, pipeline: int
+) -> tuple[float, float]:
     """What a request of the harness costs, all that a run does included."""
     plan = load.Plan(
         target=f"tcp://{address[0]}:{address[1]}",
         protocol="echo",
-        in_flight=in_flight,
-        connections=in_flight,
+        in_flight=connections * pipeline,
+        connections=connections,
+        pipeline=pipeline,
         duration=SECONDS,
         limits=LIMITS,
     )
@@ -101,19 +146,21 @@ async def by_harness(address: tuple[str, int], server: int, in_flight: int) -> t
 async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
     """Measure F10 on the running loop."""
     lines = []
-    with ServerProcess("bare", loop, None) as server:
-        for in_flight in (1, 16):
-            await by_hand(server.address, server.pid, in_flight)  # warm
+    with ServerProcess("bare-joined", loop, None) as server:
+        for connections, pipeline in ((1, 1), (16, 1), (1, 16)):
+            case = (server.address, server.pid, connections, pipeline)
+            await by_hand(*case)  # warm
             ours, other = [], []
             for _ in range(rounds):
-                ours.append(await by_harness(server.address, server.pid, in_flight))
-                other.append(await by_hand(server.address, server.pid, in_flight))
+                ours.append(await by_harness(*case))
+                other.append(await by_hand(*case))
             ratios = [b[0] / a[0] for a, b in zip(ours, other, strict=True)]
             clients = [b[1] / a[1] for a, b in zip(ours, other, strict=True)]
             lines.append(
                 {
                     "loop": loop,
-                    "in_flight": in_flight,
+                    "connections": connections,
+                    "in flight on each": pipeline,
                     "ratio": median(ratios),
                     "ratio_min": min(ratios),
                     "ratio_max": max(ratios),

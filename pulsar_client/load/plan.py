@@ -232,7 +232,7 @@ class Plan:
                 raise ConfigError("think is for closed loops: an open one sends by its schedule")
             if not planned(self.schedule):
                 raise ConfigError("the stages plan no request at all: give one a rate above 0")
-        elif self.in_flight is not None and self.in_flight < self.workers:
+        if self.in_flight is not None and self.in_flight < self.workers:
             raise ConfigError(
                 f"in_flight is {self.in_flight} for {self.workers} workers, "
                 "expected at least one for each"

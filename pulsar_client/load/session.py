@@ -182,8 +182,10 @@ class Session:
         plan, clock = self._plan, self._clock
         self._start = start = clock() + _RUN_UP if start is None else start
         probe = Probe(self._index, clock)
-        intervals = asyncio.create_task(self._emit_intervals(emit))
-        story = asyncio.create_task(self._play_faults(start + plan.warmup))
+        beside = [
+            asyncio.create_task(self._emit_intervals(emit)),
+            asyncio.create_task(self._play_faults(start + plan.warmup)),
+        ]
         self._stop.on_request(self._loop.halt)
         try:
             probe.start()
@@ -192,16 +194,16 @@ class Session:
             await self._until_the_end_of_the_time()
             health = probe.finish()
             interrupted |= await self._drain()
-            intervals.cancel()
-            story.cancel()
-            await asyncio.wait([intervals, story])
+            await _ended(beside)
+            for task in beside:
+                if not task.cancelled():
+                    task.result()  # one that failed, a view that can't be drawn say, is told
             emit(self._take())
             over = clock() if interrupted else start + plan.warmup + plan.measured
             elapsed = max(over, self._recorder.last_end) - start - plan.warmup
         finally:
             probe.finish()
-            intervals.cancel()
-            story.cancel()
+            await _ended(beside)
             await self._callers.cancel()
         return SessionEnd(health, max(elapsed, 1e-9), interrupted, self._marks)
 
@@ -309,9 +311,9 @@ class Session:
         try:
             await asyncio.wait([draining])
         finally:
-            draining.cancel()
             for handle in hurry:
                 handle.cancel()
+            await _ended([draining])
         return self._stop.requested
 
     async def _emit_intervals(self, emit: Callable[[Interval], None]) -> None:
@@ -339,6 +341,13 @@ class Session:
 
 def _pair(address: Address) -> tuple[str, int] | str:
     return address if isinstance(address, str) else (address[0], address[1])
+
+
+async def _ended(tasks: "list[asyncio.Task[None]]") -> None:
+    """Cancel tasks and wait for their end, however they end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def _leased(pool: Any) -> Any:

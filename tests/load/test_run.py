@@ -4,11 +4,15 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from load_kit import echo_process, echo_target, plan, run_load
 
 from pulsar_client import load
+from pulsar_client.load.faults import Fault
+from pulsar_client.load.recorder import Interval, Totals
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
 
@@ -91,10 +95,28 @@ async def test_a_result_can_be_read_again() -> None:
     assert again.p(99) == result.p(99)
 
 
-async def test_a_cancelled_run_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("model", [{"rate": 300}, {"in_flight": 3}])
+async def test_a_cancelled_run_leaves_nothing_behind(model: dict[str, Any]) -> None:
+    random = Random(7)
+    faults = [Fault.parse("stall@0.02s+0.03s")]
     async with echo_target() as url:
-        task = asyncio.create_task(load.run(plan(url, rate=300, duration=30)))
-        await asyncio.sleep(0.2)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        for _ in range(15):
+            the_plan = plan(url, duration=0.1, timeout=0.2, faults=faults, **model)
+            task = asyncio.create_task(load.run(the_plan))
+            await asyncio.sleep(random.uniform(0, 0.2))  # anywhere from the first dial to the end
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+            # What is left by now never ends: the loop had no turn to tidy up by itself.
+            assert [t for t in asyncio.all_tasks() if "load" in repr(t.get_coro())] == []
+
+
+async def test_a_view_that_fails_is_told() -> None:
+    def watch(interval: Interval, totals: Totals) -> None:
+        raise ZeroDivisionError("planted")
+
+    async with echo_target() as url:
+        with pytest.raises(ZeroDivisionError, match="planted"):
+            await load.run(plan(url, rate=100), watch=watch)
