@@ -36,7 +36,6 @@ from pulsar_client.testing import FaultProxy
 
 MESSAGE = bytes(range(48, 112))
 LIMITS = load.Limits(lateness=60.0, loop_lag=60.0, cpu=1e9)
-SECONDS = 2.0
 
 
 # -- F10 -------------------------------------------------------------------------------------
@@ -97,7 +96,7 @@ class Pipelined(asyncio.Protocol):
 
 
 async def by_hand(
-    address: tuple[str, int], server: int, connections: int, pipeline: int
+    address: tuple[str, int], server: int, connections: int, pipeline: int, seconds: float
 ) -> tuple[float, float]:
     """What a request of a hand-written client costs."""
     factory = bare.EchoClient if pipeline == 1 else Pipelined
@@ -106,7 +105,7 @@ async def by_hand(
         _, client = await asyncio.get_running_loop().create_connection(factory, *address)
         clients.append(client)
     done = 0
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + seconds
 
     async def task(client: Any) -> None:
         nonlocal done
@@ -124,7 +123,7 @@ async def by_hand(
 
 
 async def by_harness(
-    address: tuple[str, int], server: int, connections: int, pipeline: int
+    address: tuple[str, int], server: int, connections: int, pipeline: int, seconds: float
 ) -> tuple[float, float]:
     """What a request of the harness costs, all that a run does included."""
     plan = load.Plan(
@@ -133,7 +132,7 @@ async def by_harness(
         in_flight=connections * pipeline,
         connections=connections,
         pipeline=pipeline,
-        duration=SECONDS,
+        duration=seconds,
         limits=LIMITS,
     )
     meter = Meter(server)
@@ -143,12 +142,12 @@ async def by_harness(
     return meter.each(result.counts.ok)
 
 
-async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
+async def f10(loop: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Measure F10 on the running loop."""
     lines = []
     with ServerProcess("bare-joined", loop, None) as server:
         for connections, pipeline in ((1, 1), (16, 1), (1, 16)):
-            case = (server.address, server.pid, connections, pipeline)
+            case = (server.address, server.pid, connections, pipeline, seconds)
             await by_hand(*case)  # warm
             ours, other = [], []
             for _ in range(rounds):
@@ -169,7 +168,7 @@ async def f10(loop: str, rounds: int) -> list[dict[str, Any]]:
                     "by_hand_us": [median(column) for column in zip(*other, strict=True)],
                 }
             )
-    found = await calibrate(2.0, load.Stop())
+    found = await calibrate(seconds, load.Stop())
     lines.append({"loop": loop, **found.as_json()})
     return lines
 
@@ -338,6 +337,7 @@ def main() -> None:
     parser.add_argument("what", choices=("f10", "beside", "hello", "relay"))
     parser.add_argument("port", nargs="*", type=int)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each slice of F10")
     options = parser.parse_args()
     if not MALLOC.items() <= os.environ.items():  # malloc reads them when a process starts
         os.execve(
@@ -351,7 +351,7 @@ def main() -> None:
         loops.run_in(loops.available()[-1], relay(*options.port))
     elif options.what == "f10":
         for name in loops.available():
-            for line in loops.run_in(name, f10(name, options.rounds)):
+            for line in loops.run_in(name, f10(name, options.rounds, options.seconds)):
                 print(json.dumps(line), flush=True)
     else:
         for line in side_by_side(options.rounds):

@@ -83,6 +83,27 @@ def test_pipelining_is_measured() -> None:
         assert name in done.stdout
 
 
+def test_the_load_harness_is_measured() -> None:
+    pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.harness", "f10"),
+            *("--rounds", "1", "--seconds", "0.1"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    measured = [line for line in lines if "ratio" in line]
+    assert [line["in flight on each"] for line in measured[:3]] == [1, 1, 16]
+    assert all(line["ratio"] > 0 and line["client_ratio"] > 0 for line in measured)
+    assert all(line["recording"] > 0 for line in lines if line not in measured)
+
+
 def test_an_unknown_goal_is_refused() -> None:
     done = run("--only", "F1,F99")
     assert done.returncode == 2
