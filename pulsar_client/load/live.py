@@ -22,6 +22,9 @@ class View(Protocol):
         """The run is over."""
 
 
+_FIGURES = ("due", "answered", "failed", "in flight", "p50", "p99", "max", "late p99")
+
+
 class Window:
     """What happened since the last look.
 
@@ -54,16 +57,17 @@ class Window:
         self._counts, self._seen = counts, interval.end
         self._response.clear()
         self._lateness.clear()
-        return {
-            "due": f"{now.scheduled / seconds:.0f}/s",
-            "answered": f"{now.ok / seconds:.0f}/s",
-            "failed": str(now.error + now.timeout + now.dropped),
-            "in flight": str(counts.in_flight + counts.queued),
-            "p50": p50,
-            "p99": p99,
-            "max": worst,
-            "late p99": late,
-        }
+        values = (
+            f"{now.scheduled / seconds:.0f}/s",
+            f"{now.ok / seconds:.0f}/s",
+            str(now.error + now.timeout + now.dropped),
+            str(counts.in_flight + counts.queued),
+            p50,
+            p99,
+            worst,
+            late,
+        )
+        return dict(zip(_FIGURES, values, strict=True))
 
 
 def _shown(counted: Buckets, *wanted: float) -> list[str]:
@@ -111,14 +115,18 @@ class Screen:
 
         self._plan = plan
         self._total = plan.warmup + plan.measured
-        self._window = Window(0.5)
-        self._figures: dict[str, str] = {}
+        # Drawing takes some milliseconds in which nothing is sent: it must stay below a hundredth
+        # of the time.
+        self._window = Window(1.0)
+        self._figures = dict.fromkeys(_FIGURES, "-")
         # Drawn when there is something new, and by no thread: that would disturb the sending.
         self._live: Any = Live(console=Console(file=out), auto_refresh=False, transient=True)
         self._live.start()
+        # The first drawing imports much: before the run, where nobody waits for it.
+        self._live.update(self._drawn(0.0, Totals()), refresh=True)
 
     def show(self, interval: Interval, totals: Totals) -> None:
-        """Draw the screen anew twice a second."""
+        """Draw the screen anew each second."""
         figures = self._window.add(interval, totals)
         if figures is not None:
             self._figures = figures
@@ -144,12 +152,10 @@ class Screen:
         head = Text(f"{plan.target or plan.scenario_file}   {phase}   {now:.0f} of ")
         head.append(f"{self._total:.0f} s   {totals.connections} connections")
         causes = [f"{number} x {cause}" for cause, number in totals.causes.most_common(5)]
-        return Group(
-            head,
-            ProgressBar(total=self._total, completed=min(now, self._total)),
-            grid,
-            *(Text(text, style="red") for text in causes),
-        )
+        # A bar ends no line; the row of a table does.
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=self._total, completed=min(now, self._total)))
+        return Group(head, bar, grid, *(Text(text, style="red") for text in causes))
 
 
 def make_view(plan: Plan, *, quiet: bool, out: TextIO | None = None) -> View:

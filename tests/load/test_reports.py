@@ -236,6 +236,7 @@ def test_l3_the_live_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     view.close()
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
     assert "tcp://127.0.0.1:1   open loop   2 of 10 s" in shown
+    assert re.search(r"answered +failed +in flight +p50 +p99 +max +late p99", shown)
     assert "100/s" in shown
     assert "4 x OSError" in shown
     assert isinstance(make_view(the_plan, quiet=True, out=Terminal()), Lines)
