@@ -78,6 +78,7 @@ class Coordinator:
             TargetUnreachable, ConfigError: a process could not prepare its share.
         """
         plan, links = self._plan.as_json(), self._links
+        self._stop.on_request(self._tell_all_to_stop)
         try:
             async with asyncio.timeout(READY_WITHIN), asyncio.TaskGroup() as group:
                 waiting = [
@@ -90,8 +91,9 @@ class Coordinator:
                 f"not all of {len(links)} workers were ready within {READY_WITHIN:g} s"
             ) from None
         offsets = [task.result() for task in waiting]
+        if self._stop.requested:
+            return
         self._start = time.monotonic() + START_IN
-        self._stop.on_request(self._tell_all_to_stop)
         for link, offset in zip(links, offsets, strict=True):
             await link.send({"type": "start", "at": self._start + offset})
         async with asyncio.TaskGroup() as group:
@@ -106,6 +108,8 @@ class Coordinator:
         await link.send({"plan": plan, "index": index, "count": len(self._links)})
         message = await link.receive()
         if message is None:
+            if self._stop.requested:
+                return 0.0
             raise ConfigError(f"worker {index} ended before it was ready; see what it printed")
         if message["type"] == "failed":
             unreachable = message["reason"] == "unreachable"
@@ -116,6 +120,8 @@ class Coordinator:
             await link.send({"type": "ping", "sent": sent})
             message = await link.receive()
             if message is None:
+                if self._stop.requested:
+                    return 0.0
                 raise ConfigError(f"worker {index} ended before the start")
             received = time.monotonic()
             best = min(best, (received - sent, message["clock"] - (sent + received) / 2))

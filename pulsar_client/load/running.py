@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from pulsar_client.load.coordinator import Coordinator, WorkerLink
 from pulsar_client.load.dask_engine import dask_links
+from pulsar_client.load.histogram import Histogram
 from pulsar_client.load.plan import Plan
 from pulsar_client.load.processes import process_links
 from pulsar_client.load.recorder import Interval, Totals
@@ -44,6 +45,7 @@ async def run(
 
     Cancelling it ends every request at once and leaves nothing open.
     """
+    Histogram()  # a package that is missing is told before the run, and not behind it
     conditions = [Threshold.parse(t) if isinstance(t, str) else t for t in thresholds]
     totals = Totals() if totals is None else totals
     timeline = Timeline(plan.point)
@@ -67,6 +69,7 @@ async def run(
         async with session.prepared():
             ends = [await session.run(emit)]
     result = Result.of(plan, totals, timeline, ends, lost=lost)
+    result.interrupted |= stop.requested
     result.judge(conditions)
     return result
 

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -224,14 +225,15 @@ class Session:
         pool = self._client.pool
         leases: list[Any] = []
         try:
-            async with asyncio.timeout(self._plan.timeout):
+            async with asyncio.timeout(self._plan.timeout) as limit:
+                self._stop.on_request(partial(_expire, limit))
                 leases.append(await pool.connect())
                 opened = await asyncio.gather(
                     *(_leased(pool) for _ in range(pool.pool_size - 1)), return_exceptions=True
                 )
                 leases += [lease for lease in opened if not isinstance(lease, BaseException)]
         except (OSError, PoolUnavailable, TimeoutError) as exc:
-            if not leases:
+            if not leases and not self._stop.requested:
                 cause = exc.__cause__ or exc
                 raise TargetUnreachable(
                     f"{target.url} can't be reached: {type(cause).__name__}: {cause}"
@@ -341,6 +343,12 @@ class Session:
 
 def _pair(address: Address) -> tuple[str, int] | str:
     return address if isinstance(address, str) else (address[0], address[1])
+
+
+def _expire(limit: asyncio.Timeout) -> None:
+    """Let a time limit end now, if it has not ended yet."""
+    with contextlib.suppress(RuntimeError):
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def _ended(tasks: "list[asyncio.Task[None]]") -> None:

@@ -1,11 +1,13 @@
 """The command as its users call it: what it prints, what it writes, how it ends."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,43 @@ def test_l18_ctrl_c_writes_the_report_within_3_s_and_exits_130(
         requests["ok"] + requests["error"] + requests["timeout"] + requests["in_flight"]
     )
     assert requests["in_flight"] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_l18_ctrl_c_while_the_target_does_not_answer(workers: int) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        host, port = deaf.getsockname()
+        with contextlib.ExitStack() as stack:
+            for _ in range(4):  # its queue is full: who comes now is left alone
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex((host, port))
+            process = subprocess.Popen(
+                load_command(f"tcp://{host}:{port}", *RUN, f"--workers={workers}"),
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            with process:
+                time.sleep(3.0)  # nothing tells from outside that it dials
+                assert process.poll() is None
+                process.send_signal(signal.SIGINT)
+                asked = time.monotonic()
+                output, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - asked < 3.0
+    assert "interrupted after" in output
+
+
+def test_a_package_that_is_missing_is_told_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
+    began = time.monotonic()
+    assert main(["tcp://127.0.0.1:1", "--protocol=echo", "--rate=1", "--duration=100"]) == 2
+    assert "pip install 'pulsar-client-sdk[load]'" in capsys.readouterr().err
+    assert time.monotonic() - began < 30
 
 
 # -- outputs ---------------------------------------------------------------------------------
