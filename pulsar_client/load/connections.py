@@ -46,8 +46,8 @@ class TargetClient(AbstractClient):
         clock: Callable[[], float],
         size: int,
     ) -> None:
-        depth = {"pipeline": plan.pipeline} if plan.pipeline > 1 else {}
-        factory = partial(Connection, wire.consumer, **depth)
+        depth = plan.pipeline if plan.pipeline > 1 else None
+        factory = partial(Connection, wire.consumer, pipeline=depth)
         super().__init__(protocol_factory=factory, name="load")
         self._address = address
         self._connects = connects
