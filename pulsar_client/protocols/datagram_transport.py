@@ -189,10 +189,13 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
 
     def _watch_again(self) -> None:
         # uvloop stops watching a descriptor that had an error, and tells nobody.
+        descriptor = self._sock.fileno()
         if self._reading:
-            descriptor = self._sock.fileno()
             self._loop.remove_reader(descriptor)
             self._loop.add_reader(descriptor, self._read)
+        if self._queue:
+            self._loop.remove_writer(descriptor)
+            self._loop.add_writer(descriptor, self._flush)
 
     # Sending
 
@@ -261,8 +264,12 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
     def _flush(self) -> None:
         """The system takes datagrams again: send what is queued, a burst of it at most."""
         queue = self._queue
-        for _ in _BURST:
-            if not queue or not self._send_queued(*queue[0]):
+        for number in _BURST:
+            if not queue:
+                break
+            if not self._send_queued(*queue[0]):
+                if not number:
+                    self._watch_again()
                 break
             if queue:  # it was not aborted by whoever was told of an error
                 data, _ = queue.popleft()

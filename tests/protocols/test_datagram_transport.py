@@ -412,3 +412,25 @@ def test_the_loops_own_endpoint_is_used_where_there_are_no_readers(consumer: Any
 
     with asyncio.Runner(loop_factory=NoReaders) as runner:
         runner.run(main())
+
+
+@linux
+async def test_a_queue_is_sent_after_an_error_while_reading_is_paused_i36() -> None:
+    """I36: uvloop stops watching for room too, when the socket has an error."""
+    dead = dead_address()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, peer() as one:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        protocol = await opened(sock)
+        transport = protocol.transport
+        transport.pause_reading()
+        transport._enqueue(b"refused", dead)
+        transport._enqueue(b"first", one.address)
+        await until(lambda: transport.get_write_buffer_size() == 0)
+        for number in range(200):  # longer than a burst, with the error behind its last
+            transport._enqueue(b"%d" % number, dead if number == 63 else one.address)
+        await until(lambda: transport.get_write_buffer_size() == 0)
+        assert (await one.receive())[0] == b"first"
+        got = [int((await one.receive())[0]) for _ in range(199)]
+        assert got == [number for number in range(200) if number != 63]
+        await protocol.close()
