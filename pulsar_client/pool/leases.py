@@ -201,6 +201,7 @@ class Leases(Stock):
         limit = asyncio.timeout_at(None if deadline == inf else deadline)
         self._limits.add(limit)
         try:
+            self._refuse_if_closed()
             async with limit:
                 passed = await step() is not False
             self._refuse_if_closed()

@@ -199,6 +199,10 @@ class Ledger:
         """True if an idle connection may be closed and the floor still be kept."""
         return self.open - len(self.dying) > self.floor
 
+    def resize(self, max_size: int) -> None:
+        """Change how many connections may exist; closing the surplus is the caller's business."""
+        self.max_size = max_size
+
     # Those who want a connection
 
     def take_idle(self) -> Entry | None:

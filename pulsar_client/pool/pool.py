@@ -278,7 +278,7 @@ class Pool(EventHandler):
         check_floor(self._options.min_size, pool_size)
         self._leases.check_loop()
         ledger = self._ledger
-        ledger.max_size = pool_size
+        ledger.resize(pool_size)
         self._leases.plain = False
         for entry in ledger.idle:
             if len(ledger.entries) - ledger.closing <= pool_size:

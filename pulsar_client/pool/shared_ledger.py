@@ -52,6 +52,11 @@ class SharedLedger(Ledger):
     def _exclusive_limit(self) -> int:
         return max(1, self.max_size - 1)
 
+    def resize(self, max_size: int) -> None:
+        """Change how many connections may exist, and with it how many may be exclusive."""
+        super().resize(max_size)
+        self._reserve()
+
     # Those who want a connection
 
     def take_idle(self) -> Entry | None:
@@ -144,6 +149,8 @@ class SharedLedger(Ledger):
             entry.exclusive = False
             self._exclusive -= 1
             self._in_turn = self.max_size == 1
+            if self._loners:
+                self._reserve()
         return entry.users == 0
 
     def seal(self, entry: Entry) -> None:
@@ -240,8 +247,17 @@ class SharedLedger(Ledger):
 
         Slots that are free, and dials that nobody else needs, serve them first.
         """
+        while self._loners and self._exclusive + len(self._reserved) < self._exclusive_limit:
+            # One more may be alone than before, and what lies there will do.
+            entry = next((entry for entry in self.idle if entry not in self.dying), None)
+            if entry is None:
+                break
+            self.shelf.remove(entry)
+            entry.state = LEASED
+            if not self._give_to_loner(entry):
+                self.hand_over(entry)
         spare_dials = self.dialling - ceil(len(self.waiters) / self.share)
-        free = self.max_size - len(self.entries) - self.dialling
+        free = max(0, self.max_size - len(self.entries) - self.dialling)
         wanted = max(0, self._loners_served() - free - max(0, spare_dials))
         while len(self._reserved) > wanted:
             entry, _ = self._reserved.popitem()

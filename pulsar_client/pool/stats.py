@@ -36,7 +36,7 @@ class PoolStats:
     waiting: int
     #: Leases given since the pool was made.
     leases: int
-    #: Leases that had to wait first.
+    #: Callers who found nothing idle that they could have at once, however their wait ended.
     waits: int
     #: Connections opened since the pool was made.
     opened: int
