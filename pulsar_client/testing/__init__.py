@@ -12,6 +12,8 @@
 - `storm`, `StormReport`, `StormFailure`, `Interruption`: many exchanges, disturbed at random; does
   each caller get its own reply?
 - `conservation`, `settled`: is every slot of a pool accounted for, and is it at rest?
+- `conformance`, `Conformance`, `ConformanceFailure`: does a pool of your connections do what every
+  pool must?
 
 A protocol that counts lines must not depend on how the bytes are cut up::
 
@@ -34,6 +36,7 @@ A protocol that counts lines must not depend on how the bytes are cut up::
 Nothing of the library but its exceptions is needed here, and nothing imports it in return.
 """
 
+from pulsar_client.testing.conformance import Conformance, ConformanceFailure, conformance
 from pulsar_client.testing.conservation import conservation, settled
 from pulsar_client.testing.explorer import (
     CancellationFailure,
@@ -51,6 +54,8 @@ from pulsar_client.testing.virtual_clock import Deadlock, VirtualClockLoop
 
 __all__ = [
     "CancellationFailure",
+    "Conformance",
+    "ConformanceFailure",
     "Deadlock",
     "Direction",
     "Exploration",
@@ -63,6 +68,7 @@ __all__ = [
     "StormReport",
     "UdpFaultProxy",
     "VirtualClockLoop",
+    "conformance",
     "conservation",
     "explore_cancellation",
     "gate_matrix",
