@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pulsar_client.exceptions import ConnectionClosed, PoolError, ProtocolError, RequestTimeout
 from pulsar_client.pool.pool import Pool
 
-__all__ = ["check_attempts", "is_safe", "perform"]
+__all__ = ["check_attempts", "is_safe", "perform", "within"]
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ async def perform(
                 begun = getattr(connection, "requests_processed", None)
                 if deadline is None:
                     return await operation(lease, *args)
-                return await _within(limit, timeout, operation, lease, args)
+                return await within(limit, timeout, operation, lease, args)
         except (OSError, PoolError) as exc:  # ConnectionError and TimeoutError are OSErrors
             if failure is not None:
                 exc.add_note(f"attempt {attempt}; the one before ended with {failure}")
@@ -123,7 +123,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _within(
+async def within(
     limit: asyncio.Timeout,
     timeout: float | None,
     operation: Callable[..., Awaitable[T]],

@@ -4,13 +4,18 @@ The first attempt is made here, with nothing on its way that only the others nee
 in ``attempts``.  This module knows no protocol, and not how connections are opened.
 """
 
+import asyncio
+from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, TypeVar
 
-from pulsar_client.clients.attempts import check_attempts, is_safe, perform
+from pulsar_client.clients.attempts import check_attempts, is_safe, perform, within
 from pulsar_client.durations import check_seconds
+from pulsar_client.exceptions import RequestTimeout
 from pulsar_client.pool.pool import Pool
 from pulsar_client.pool.pool_connection import PoolConnection
+from pulsar_client.protocols.connection import Connection
 from pulsar_client.protocols.producer import Producer
 
 __all__ = ["Exchanges"]
@@ -60,25 +65,40 @@ class Exchanges(Producer):
             The result of the request.
         """
         if pool is None:
-            pool = self._own_pool()
+            pool = self.pool or self._own_pool()
         if attempts is None:
             attempts = self.attempts
         if attempts.__class__ is not int or attempts < 1:
             check_attempts(attempts)
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        failure = connection = None
-        if timeout is None:
-            # The first attempt, without anything that only the others need.
+        check_seconds("timeout", timeout)
+        deadline = inf if timeout is None else get_running_loop().time() + timeout
+        failure = None
+        # The first attempt, without anything that only the others need: where a connection is
+        # there at once, not even an object for the lease.
+        entry = pool.borrow()
+        if entry is not None:
+            connection = entry.connection
+            failed = True
             try:
-                async with pool.connect() as lease:
-                    connection = lease.connection
-                    return await connection.request(message)
+                if timeout is None:
+                    reply = await connection.request(message)
+                elif isinstance(connection, Connection):
+                    reply = await connection.request(message, timeout)
+                else:
+                    limit = asyncio.timeout(timeout)
+                    reply = await within(limit, timeout, _ask, connection, (message,))
+                failed = False
+                return reply
             except OSError as exc:
                 safe = is_safe(exc, connection, None, single=True, idempotent=idempotent)
-                if attempts == 1 or not safe:
+                if timeout is not None:
+                    safe = safe and not isinstance(exc, RequestTimeout)
+                    timeout = deadline - get_running_loop().time()
+                if attempts == 1 or not safe or (timeout is not None and timeout <= 0):
                     raise
                 failure = repr(exc)
+            finally:
+                entry.owner.give_back(entry, False, failed)
         return await perform(
             pool,
             _request,
@@ -175,5 +195,9 @@ class Exchanges(Producer):
 
 def _request(lease: PoolConnection, message: Any) -> Awaitable[Any]:
     """The operation that is one request."""
-    made: Awaitable[Any] = lease.connection.request(message)
+    return _ask(lease.connection, message)
+
+
+def _ask(connection: Any, message: Any) -> Awaitable[Any]:
+    made: Awaitable[Any] = connection.request(message)
     return made

@@ -18,7 +18,7 @@ from pulsar_client.events import Event, EventHandler, OneTime
 from pulsar_client.exceptions import PoolClosed
 from pulsar_client.pool.dialler import fail
 from pulsar_client.pool.leases import Leases
-from pulsar_client.pool.ledger import IDLE, LEASED
+from pulsar_client.pool.ledger import IDLE, LEASED, Entry
 from pulsar_client.pool.options import Action, PoolOptions, check_count, check_floor
 from pulsar_client.pool.request import DEFAULT, ExclusiveRequest, Request
 from pulsar_client.pool.shared_leases import SharedLeases
@@ -263,6 +263,21 @@ class Pool(EventHandler):
         if exclusive:
             return ExclusiveRequest(self, timeout)
         return Request(self, timeout)
+
+    def borrow(self) -> Entry | None:
+        """Lease a connection without an object for the lease, if one is there at once.
+
+        For code that asks so often that the object counts, and that ends the lease in a
+        ``finally``, with ``entry.owner.give_back(entry, False, failed)``: nobody else will.
+
+        Returns:
+            The pool's entry of the connection.  None: use :meth:`connect`, because one has to
+            wait, or this lease is to be measured or observed.
+        """
+        leases = self._leases
+        if leases.observed or leases.ledger.leases & 63 == 63:
+            return None
+        return leases.take_now()
 
     # The connections as a whole
 

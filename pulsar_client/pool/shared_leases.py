@@ -5,6 +5,8 @@ then nobody joins it.
 """
 
 from collections.abc import Callable
+from math import inf
+from threading import get_ident
 from typing import Any
 
 from pulsar_client.pool.leases import Leases
@@ -34,6 +36,30 @@ class SharedLeases(Leases):
 
     # Leases that begin
 
+    def take_now(self) -> Entry | None:
+        """Join a connection that has room, else take an idle one; None to wait."""
+        # No await below: whoever finds room has it (I8).
+        if get_ident() != self._thread or not self._is_running():
+            self.bind_loop()
+        ledger = self.ledger
+        for entry in ledger.roomy:
+            # What _take_used() does, where nothing but the connection has to be looked at: its
+            # calls cost more than all the rest of a request.
+            if self._check is not None or not entry.shareable or entry.dies_at != inf:
+                break
+            try:
+                if not entry.connection.is_shareable:
+                    break
+            except Exception:  # noqa: BLE001 - the user's attribute; asked again, and logged, below
+                break
+            ledger.leases += 1
+            entry.uses += 1
+            entry.users += 1
+            if entry.users == ledger.share:
+                del ledger.roomy[entry]
+            return entry
+        return self._take_used()
+
     def take_alone(self) -> None:
         """One who shares with nobody may have to wait until nothing is in flight."""
         self.bind_loop()
@@ -60,6 +86,18 @@ class SharedLeases(Leases):
     def give_back(self, entry: Entry, discard: bool, failed: bool) -> None:
         """End a lease; what becomes of the connection concerns its other users too."""
         if entry.state != LEASED:
+            return
+        ledger = self.ledger
+        if (
+            1 < entry.users < ledger.share
+            and not (discard or entry.sealed or ledger.waiters or ledger.reserved)
+            and entry.dies_at == inf
+            and entry.uses < self._max_uses
+            and len(ledger.entries) <= ledger.max_size
+        ):
+            # Others use it, it had room before, and nobody waits.  Whether it can be trusted is
+            # asked when the next joins, and when the last leaves.
+            entry.users -= 1
             return
         alone = entry.exclusive
         if not self.ledger.end_lease(entry):

@@ -34,9 +34,9 @@ class SharedLedger(Ledger):
         super().__init__(max_size, **kw)
         self.share = share
         # Leased connections that another may join.
-        self._roomy: dict[Entry, None] = {}
+        self.roomy: dict[Entry, None] = {}
         # Leased connections that nobody joins any more, for one who wants to be alone.
-        self._reserved: dict[Entry, None] = {}
+        self.reserved: dict[Entry, None] = {}
         # Those who want to be alone, in order, with their deadlines.
         self._loners: OrderedDict[Waiter, float] = OrderedDict()
         self._exclusive = 0
@@ -61,7 +61,7 @@ class SharedLedger(Ledger):
 
     def take_idle(self) -> Entry | None:
         """Join a connection that has room, else take an idle one; None if there is neither."""
-        for entry in self._roomy:
+        for entry in self.roomy:
             self.leases += 1
             self._join(entry)
             return entry
@@ -77,7 +77,7 @@ class SharedLedger(Ledger):
 
     def take_exclusive(self) -> Entry | None:
         """Take an idle connection alone; None if there is none, or too many have that."""
-        if self._exclusive + len(self._reserved) >= self._exclusive_limit:
+        if self._exclusive + len(self.reserved) >= self._exclusive_limit:
             return None
         entry = super().take_idle()
         if entry is not None:
@@ -121,7 +121,7 @@ class SharedLedger(Ledger):
     def dials_wanted(self) -> int:
         """How many dials those who wait need."""
         return ceil(len(self.waiters) / self.share) + max(
-            0, self._loners_served() - len(self._reserved)
+            0, self._loners_served() - len(self.reserved)
         )
 
     def _first_without_dial(self) -> tuple[Waiter, float]:
@@ -156,23 +156,23 @@ class SharedLedger(Ledger):
     def seal(self, entry: Entry) -> None:
         """Let nobody join a connection any more: it is closed when its last user leaves."""
         entry.sealed = True
-        self._roomy.pop(entry, None)
-        if entry in self._reserved:
-            del self._reserved[entry]
+        self.roomy.pop(entry, None)
+        if entry in self.reserved:
+            del self.reserved[entry]
             self._reserve()
 
     def hand_over(self, entry: Entry) -> None:
         """Give the room of a usable leased connection to those who wait, else keep it."""
-        if entry in self._reserved:
+        if entry in self.reserved:
             if entry.users:
                 return
-            del self._reserved[entry]
+            del self.reserved[entry]
         # Where there is one connection, those who share and those who don't have it in turn (I7).
         passed_over = self._in_turn and bool(self.waiters)
         self._in_turn = False
         if (
             not (entry.users or passed_over)
-            and self._exclusive + len(self._reserved) < self._exclusive_limit
+            and self._exclusive + len(self.reserved) < self._exclusive_limit
             and self._give_to_loner(entry)
         ):
             return
@@ -186,11 +186,11 @@ class SharedLedger(Ledger):
                 self._join(entry)
                 waiter.set_result(entry)
         if entry.users == 0:
-            self._roomy.pop(entry, None)
+            self.roomy.pop(entry, None)
             entry.state = IDLE
             self.shelf.append(entry)
         elif entry.users < self.share:
-            self._roomy[entry] = None
+            self.roomy[entry] = None
         if passed_over and self._loners:
             self._reserve()
 
@@ -207,11 +207,11 @@ class SharedLedger(Ledger):
         self._leave_sharing(entry)
 
     def _leave_sharing(self, entry: Entry) -> None:
-        self._roomy.pop(entry, None)
+        self.roomy.pop(entry, None)
         if entry.exclusive:
             entry.exclusive = False
             self._exclusive -= 1
-        self._reserved.pop(entry, None)
+        self.reserved.pop(entry, None)
         if self._loners:
             self._reserve()
 
@@ -220,12 +220,12 @@ class SharedLedger(Ledger):
     def _join(self, entry: Entry) -> None:
         entry.users += 1
         if entry.users < self.share:
-            self._roomy[entry] = None
+            self.roomy[entry] = None
         else:
-            self._roomy.pop(entry, None)
+            self.roomy.pop(entry, None)
 
     def _seclude(self, entry: Entry) -> None:
-        self._roomy.pop(entry, None)
+        self.roomy.pop(entry, None)
         entry.users = 1
         entry.exclusive = True
         self._exclusive += 1
@@ -259,19 +259,19 @@ class SharedLedger(Ledger):
         spare_dials = self.dialling - ceil(len(self.waiters) / self.share)
         free = max(0, self.max_size - len(self.entries) - self.dialling)
         wanted = max(0, self._loners_served() - free - max(0, spare_dials))
-        while len(self._reserved) > wanted:
-            entry, _ = self._reserved.popitem()
+        while len(self.reserved) > wanted:
+            entry, _ = self.reserved.popitem()
             self.hand_over(entry)  # to those who wait, and again for whoever wants to join
-        while len(self._reserved) < wanted:
+        while len(self.reserved) < wanted:
             shared = [
                 entry
                 for entry in self.entries.values()
                 if entry.state == LEASED
                 and entry.users  # without any it is being reset, and free when that has ended
-                and not (entry.exclusive or entry.sealed or entry in self._reserved)
+                and not (entry.exclusive or entry.sealed or entry in self.reserved)
             ]
             if len(shared) < min(2, self.max_size):
                 return  # the last that is shared stays so
             chosen = min(shared, key=lambda entry: entry.users)
-            self._roomy.pop(chosen, None)
-            self._reserved[chosen] = None
+            self.roomy.pop(chosen, None)
+            self.reserved[chosen] = None
