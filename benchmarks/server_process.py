@@ -69,6 +69,19 @@ async def _datagrams() -> None:
         await _serve(running.address[1])
 
 
+async def _redis_library() -> None:
+    from examples.redis_server import RedisServer
+
+    async with RedisServer() as running:
+        await _serve(running.address[1])
+
+
+def _redis_bare() -> Coroutine[Any, Any, None]:
+    from benchmarks.redis_bare import BareRedis
+
+    return _bare(BareRedis)
+
+
 async def _serve(port: int) -> None:
     """Tell the port, and return when the parent is gone or has closed the pipe."""
     loop = asyncio.get_running_loop()
@@ -90,6 +103,8 @@ KINDS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "library": _library,
     "udp-bare": _bare_datagrams,
     "udp-library": _datagrams,
+    "redis-library": _redis_library,
+    "redis-bare": _redis_bare,
 }
 
 

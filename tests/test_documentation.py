@@ -2,6 +2,7 @@
 
 A ``python`` block is run as a script of its own.  A block that cannot be run has
 ``<!-- not run: the reason -->`` on the line before it, and is reported as a skipped test.
+With ``<!-- needs: a module -->`` it is one where that module is not installed.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ BLOCK_TIME_LIMIT = 60
 EXTRAS = {"load": "hdrh"}
 
 FENCE = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}) *(?P<language>[\w+-]*)")
-NOT_RUN = re.compile(r" *<!-- not run:(?P<reason>.*)-->\s*")
+NOT_RUN = re.compile(r" *<!-- (?:not run:(?P<reason>.*)|needs: (?P<module>\w+) )-->\s*")
 LINK = re.compile(r"\]\(\s*<?(?P<inline>[^)\s>]+)>?[^)]*\)|^ *\[[^\]]+\]: *(?P<reference>\S+)")
 
 
@@ -57,12 +58,20 @@ def blocks(text: str) -> Iterator[Block]:
             else:
                 raise ValueError(f"the block of line {number} is never closed")
             mark = NOT_RUN.fullmatch(before)
-            reason = mark["reason"].strip() if mark else None
+            reason = why_not(mark) if mark else None
             yield Block(opening["language"], "\n".join(body) + "\n", number, reason)
             line = ""
         elif NOT_RUN.fullmatch(before):
             raise ValueError(f"the mark of line {number - 1} has no block on the next line")
         before = line
+
+
+def why_not(mark: re.Match[str]) -> str | None:
+    """Return why the block behind a mark is not run here; None if it is."""
+    module = mark["module"]
+    if module is None:
+        return str(mark["reason"]).strip()
+    return None if importlib.util.find_spec(module) else f"{module} is not installed"
 
 
 def commands(block: Block) -> Iterator[list[str]]:
@@ -260,6 +269,11 @@ def test_blocks_of_a_page() -> None:
         ["ls"],
         ["python", "-m", "venv", ".venv"],
     ]
+
+
+def test_a_block_may_need_a_module() -> None:
+    page = "<!-- needs: json -->\n```python\n```\n<!-- needs: gone_for_good -->\n```python\n```\n"
+    assert [block.not_run for block in blocks(page)] == [None, "gone_for_good is not installed"]
 
 
 def test_a_block_that_is_not_closed_is_an_error() -> None:
