@@ -247,7 +247,7 @@ class SharedLedger(Ledger):
 
         Slots that are free, and dials that nobody else needs, serve them first.
         """
-        while self._loners and self._exclusive + len(self._reserved) < self._exclusive_limit:
+        while self._loners and self._exclusive + len(self.reserved) < self._exclusive_limit:
             # One more may be alone than before, and what lies there will do.
             entry = next((entry for entry in self.idle if entry not in self.dying), None)
             if entry is None:

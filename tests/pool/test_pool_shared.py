@@ -172,7 +172,7 @@ async def test_i11_one_who_wants_to_be_alone_is_cancelled(stage: str, after: int
         held.close()
     await asyncio.sleep(2.0)
     at_rest(pool)
-    assert not pool._leases.ledger._reserved  # type: ignore[attr-defined]
+    assert not pool._leases.ledger.reserved  # type: ignore[attr-defined]
     await pool.close()
 
 
@@ -363,7 +363,7 @@ async def test_what_was_reserved_in_a_larger_pool_is_shared_again() -> None:
     pool.resize(1)
     alone.cancel()
     await turns(3)
-    assert not pool._leases.ledger._reserved  # type: ignore[attr-defined]
+    assert not pool._leases.ledger.reserved  # type: ignore[attr-defined]
     for lease in leases:
         lease.close()
     async with pool.connect(timeout=1.0):

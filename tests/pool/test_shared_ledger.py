@@ -109,7 +109,7 @@ def test_what_was_reserved_is_shared_again_when_its_waiter_leaves() -> None:
     shared = waiting(ledger)
     assert ledger.leave(loner)
     assert shared.entry is entries[2]
-    assert not ledger._reserved
+    assert not ledger.reserved
 
 
 def test_i7_the_only_connection_goes_to_those_who_share_and_those_who_do_not_in_turn() -> None:
@@ -338,11 +338,11 @@ class SharedMachine(RuleBasedStateMachine):
                 assert entry.state in (IDLE, CLOSING)
                 assert not mine
         assert ledger._exclusive == sum(alone for _, alone in self.leases)
-        assert set(ledger._roomy) == {
+        assert set(ledger.roomy) == {
             entry
             for entry in users
             if entry.users < ledger.share
-            and not (entry.exclusive or entry.sealed or entry in ledger._reserved)
+            and not (entry.exclusive or entry.sealed or entry in ledger.reserved)
         }
 
     @invariant()
@@ -360,16 +360,16 @@ class SharedMachine(RuleBasedStateMachine):
         if ledger.closed:
             return
         sharing = [waiter for waiter in self.lines[0] if not waiter.left]
-        assert not sharing or not (ledger.idle or ledger._roomy)
-        assert not ledger._reserved or self.lines[1]
+        assert not sharing or not (ledger.idle or ledger.roomy)
+        assert not ledger.reserved or self.lines[1]
         assert (
-            not (ledger._reserved and ledger.idle)
+            not (ledger.reserved and ledger.idle)
             or self.largest > ledger.max_size
-            or (ledger._exclusive + len(ledger._reserved) >= ledger._exclusive_limit)
+            or (ledger._exclusive + len(ledger.reserved) >= ledger._exclusive_limit)
         )
         if ledger.size < ledger.max_size and ledger.dialling < ledger.dial_limit:
             assert ledger.dialling >= ceil(len(sharing) / ledger.share)
-        may_be_alone = ledger._exclusive_limit - ledger._exclusive - len(ledger._reserved)
+        may_be_alone = ledger._exclusive_limit - ledger._exclusive - len(ledger.reserved)
         if self.lines[1] and any(not waiter.left for waiter in self.lines[1]) and may_be_alone > 0:
             # One who wants to be alone waits although there may be one more: something is coming.
             assert not ledger.idle
