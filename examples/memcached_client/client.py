@@ -12,6 +12,10 @@ __all__ = ["Memcached"]
 
 Key = TypeVar("Key", str, bytes)
 
+#: Tasks that share a connection before another one is opened.
+SHARE = 64
+#: Commands in flight on a connection, those that were given up included.
+PIPELINE = 128
 #: Keys that are asked for with one command.
 KEYS_AT_ONCE = 100
 #: The server takes longer times than thirty days for a date.
@@ -19,7 +23,9 @@ _THIRTY_DAYS = 30 * 24 * 3600
 
 
 class Memcached(AbstractClient):
-    """A pooled client: ``async with Memcached(("127.0.0.1", 11211)) as cache: …``.
+    """A pooled, pipelined client: ``async with Memcached(("127.0.0.1", 11211)) as cache: …``.
+
+    Commands of tasks that run at the same time share connections and system calls.
 
     Args:
         address: ``(host, port)`` or ``"unix:/path"``.
@@ -35,13 +41,15 @@ class Memcached(AbstractClient):
     :class:`~pulsar_client.Pool` raises.
     """
 
-    protocol_factory = partial(Connection, MemcachedProtocol)
+    protocol_factory = partial(Connection, MemcachedProtocol, pipeline=PIPELINE)
 
     def __init__(self, address: Any, *, pool_size: int = 10, timeout: float = 5.0) -> None:
         super().__init__()
         self.address = address
         self.timeout = timeout
-        self.pool: Pool = Pool(self.connect, pool_size, timeout=timeout, name="memcached")
+        self.pool: Pool = Pool(
+            self.connect, pool_size, timeout=timeout, name="memcached", share=SHARE
+        )
 
     async def connect(self) -> Any:
         """Open a connection, for the pool."""

@@ -89,6 +89,13 @@ async def test_cas_stores_only_what_nobody_has_changed(cache: Memcached) -> None
     assert await cache.get("key") == b"2"
 
 
+async def test_tasks_share_a_connection(cache: Memcached) -> None:
+    await asyncio.gather(*(cache.set(f"key{i}", str(i)) for i in range(50)))
+    found = await asyncio.gather(*(cache.get(f"key{i}") for i in range(50)))
+    assert found == [b"%d" % i for i in range(50)]
+    assert cache.pool.stats().opened == 1
+
+
 async def test_many_at_once(cache: Memcached) -> None:
     keys = [f"key{i}" for i in range(350)]
     await asyncio.gather(*(cache.set(key, key) for key in keys[::2]))
