@@ -21,7 +21,7 @@ from pulsar_client.events import EventHandler
 from pulsar_client.pool.closer import Closer
 from pulsar_client.pool.dialler import Dialler
 from pulsar_client.pool.leaks import Hold, Leaks
-from pulsar_client.pool.ledger import IDLE, LEASED, Entry, Ledger
+from pulsar_client.pool.ledger import CLOSING, IDLE, LEASED, Entry, Ledger
 from pulsar_client.pool.maintenance import Maintenance
 from pulsar_client.pool.options import PoolOptions
 from pulsar_client.pool.resets import Resets
@@ -268,6 +268,7 @@ class Stock:
             self.ledger.begin_close(entry)
             assert self.loop is not None
             self.loop.call_soon(self.closer.close, entry, self.loop)
+            self._refill()
 
     def retire(self, entry: Entry, cause: str, *, abort: bool = False) -> None:
         """Close a connection, abruptly or not, and free its slot when it is gone."""
@@ -283,6 +284,13 @@ class Stock:
         if abort:
             self.closer.abort(entry.connection)
         self.closer.close(entry, self.loop)
+        if entry.state == CLOSING:
+            self._refill()
+
+    def _refill(self) -> None:
+        """A connection is on its way out: where there is room the floor does not wait for that."""
+        if self.ledger.below_floor:
+            self.start_dials()
 
     def _gone(self, entry: Entry) -> None:
         """A connection has left the pool: its slot is free."""

@@ -218,14 +218,26 @@ class LedgerMachine(RuleBasedStateMachine):
         self.given = self.opened = self.gone = 0
         self.now = 0.0
 
-    @initialize(size=st.integers(1, 4))
-    def start(self, size: int) -> None:
-        self.ledger = Ledger(size)
+    @initialize(
+        size=st.integers(1, 4),
+        floor=st.integers(0, 3),
+        limit=st.sampled_from([1, 2, inf]),
+        lifo=st.booleans(),
+    )
+    def start(self, size: int, floor: int, limit: float, lifo: bool) -> None:
+        self.ledger = Ledger(size, floor=min(size, floor), lifo=lifo)
+        self.ledger.dial_limit = limit
+        self.largest = size
+        self.dial_what_is_due()
 
     def dial_what_is_due(self) -> None:
-        while (dial := self.ledger.next_dial()) is not None:
-            assert dial.asker in self.line
-            assert dial.deadline == self.ledger.waiters[dial.asker]
+        ledger = self.ledger
+        while (dial := ledger.next_dial()) is not None:
+            if dial.asker is None:  # for the floor
+                assert ledger.open - len(ledger.dying) + ledger.dialling - 1 < ledger.floor
+            else:
+                assert dial.asker in self.line
+                assert dial.deadline == ledger.waiters[dial.asker]
             self.dials.append(dial)
 
     def serve(self, entry: Entry) -> None:
@@ -244,6 +256,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(wait=st.floats(0, 10) | st.just(inf))
     def ask(self, wait: float) -> None:
         entry = self.ledger.take_idle()
+        while entry in self.ledger.dying:  # too old for a lease
+            self.ledger.leases -= 1
+            self.ledger.begin_close(entry)
+            self.closing.append(entry)
+            entry = self.ledger.take_idle()
         if entry is not None:
             assert not self.line, "overtakes somebody who waits"
             self.leased.append(entry)
@@ -252,8 +269,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.number += 1
         waiter = Waiter(self.number)
         self.line.append(waiter)
-        if self.ledger.wait(waiter, self.now + wait):
-            self.dial_what_is_due()
+        self.ledger.wait(waiter, self.now + wait)
+        self.dial_what_is_due()
 
     @precondition(lambda self: self.line)
     @rule(data=st.data(), silently=st.booleans())
@@ -283,11 +300,12 @@ class LedgerMachine(RuleBasedStateMachine):
             self.opened += 1
             entry = self.ledger.dial_succeeded(Connection())
             assert entry.state == LEASED
-            if self.ledger.closed:
+            if self.is_surplus():
                 self.ledger.begin_close(entry)
                 self.closing.append(entry)
             else:
                 self.serve(entry)
+            self.dial_what_is_due()
         else:
             self.ledger.dial_failed()
             if self.ledger.leave(dial.asker):
@@ -299,11 +317,49 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, data: Any) -> None:
         entry = data.draw(st.sampled_from(self.leased))
         self.leased.remove(entry)
-        if self.ledger.closed:
+        if self.is_surplus():
             self.ledger.begin_close(entry)
             self.closing.append(entry)
         else:
             self.serve(entry)
+
+    def is_surplus(self) -> bool:
+        """True if a connection that comes back is not kept."""
+        return self.ledger.closed or self.ledger.open > self.ledger.max_size
+
+    @rule(size=st.integers(1, 5))
+    def resize(self, size: int) -> None:
+        ledger = self.ledger
+        size = max(size, ledger.floor)
+        ledger.resize(size)
+        self.largest = max(self.largest, size)
+        for entry in ledger.idle:
+            if ledger.open <= size:
+                break
+            ledger.begin_close(entry)
+            self.closing.append(entry)
+        self.dial_what_is_due()
+
+    @precondition(lambda self: self.ledger.idle and not self.ledger.closed)
+    @rule(data=st.data())
+    def grow_old(self, data: Any) -> None:
+        """What the floor needs stays until its successor is there; the rest goes (I24, I25)."""
+        ledger = self.ledger
+        entry = data.draw(st.sampled_from(ledger.idle))
+        if entry in ledger.dying:
+            return
+        if ledger.spare or ledger.size >= ledger.max_size:
+            ledger.begin_close(entry)
+            self.closing.append(entry)
+        else:
+            ledger.dying.add(entry)
+        self.dial_what_is_due()
+
+    @rule(limit=st.sampled_from([0, 1, inf]))
+    def back_off(self, limit: float) -> None:
+        """The target goes down, is probed, or is up."""
+        self.ledger.dial_limit = limit
+        self.dial_what_is_due()
 
     @precondition(lambda self: self.leased or self.ledger.idle)
     @rule(data=st.data())
@@ -313,6 +369,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.leased.remove(entry)
         self.ledger.begin_close(entry)
         self.closing.append(entry)
+        self.dial_what_is_due()
 
     @precondition(lambda self: self.closing)
     @rule(data=st.data())
@@ -347,7 +404,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_books_balance(self) -> None:
         """I1, I2."""
         ledger = self.ledger
-        assert ledger.size == len(ledger.entries) + ledger.dialling <= ledger.max_size
+        assert ledger.size == len(ledger.entries) + ledger.dialling <= self.largest
         assert ledger.dialling == len(self.dials)
         assert ledger.closing == len(self.closing)
         assert ledger.leased == len(self.leased)
@@ -376,9 +433,11 @@ class LedgerMachine(RuleBasedStateMachine):
         ledger = self.ledger
         if any(not waiter.left for waiter in self.line) and not ledger.closed:
             assert not ledger.idle
-            assert ledger.size == ledger.max_size or ledger.dialling >= 1
-        if self.line and ledger.size < ledger.max_size and not ledger.closed:
+        free = ledger.size < ledger.max_size and ledger.dialling < ledger.dial_limit
+        if free and not ledger.closed:
             assert ledger.dialling >= len(self.line), "a free slot and nobody dials for them"
+            assert not ledger.below_floor, "a free slot and nobody dials for the floor (I25)"
+        assert ledger.dying <= set(ledger.idle)
 
 
 def test_any_sequence_of_steps() -> None:

@@ -167,6 +167,25 @@ async def test_i25_all_of_the_floor_dies_at_once() -> None:
     await pool.close()
 
 
+@pytest.mark.parametrize("discard", [True, False])
+@virtual
+async def test_i25_the_floor_does_not_wait_for_a_slow_close(discard: bool) -> None:
+    """Where there is a slot for the successor."""
+    source = Source(Slow)
+    pool = Pool(source, 2, min_size=1)
+    await turns(4)
+    lease = await pool.connect()
+    if not discard:
+        lease.connection.die()
+    lease.close(discard=discard)
+    await turns(4)
+    assert (pool.available, pool.stats().closing, source.peak) == (1, 1, 1)
+    await asyncio.sleep(2.0)
+    at_rest(pool)
+    assert pool.available == 1
+    await pool.close()
+
+
 @virtual
 async def test_i25_a_floor_that_can_not_be_opened_for_a_while(
     caplog: pytest.LogCaptureFixture,
