@@ -111,8 +111,8 @@ class Leases(Stock):
                     else ledger.wait_exclusive(waiter, deadline, first)
                 ):
                     self.dialler.start(loop)
-                next_look = self.waiting.next_look
-                if deadline < next_look or next_look == inf or self.waiting.sheds:
+                # The first of all counts too if it would wait for ever.
+                if deadline <= self.waiting.next_look or self.waiting.sheds:
                     self.waiting.joined(waiter, started, deadline)
                 try:
                     entry = await waiter
