@@ -40,15 +40,15 @@ class RespCodec:
         #: The last error: a server that wants no more clients sends one unasked, and closes.
         self.error: RedisError | None = None
 
-    def encode(self, words: tuple[Value, ...]) -> bytes:
-        """A command as it is sent.
+    def encode(self, words: Any) -> bytes:
+        """A command, a tuple of words, as it is sent.
 
         Raises:
             TypeError: a word is of another type, or there is none.
         """
         try:
             if words:
-                data: bytes = pack_command(words)  # type: ignore[arg-type]
+                data: bytes = pack_command(words)
                 return data
         except TypeError:
             pass
