@@ -11,8 +11,10 @@ from pulsar_client.exceptions import ConnectionClosed, PoolUnavailable
 from pulsar_client.load.recorder import Recorder
 from pulsar_client.load.scenarios import Context, Scenario
 
-__all__ = ["Caller", "Callers"]
+__all__ = ["Caller", "Callers", "ended"]
 
+# How often a task is cancelled that does not end.
+_INSIST = 3
 # A scenario that never waits must not keep the loop from everything else.
 _BREATHE_EVERY = 64
 
@@ -105,11 +107,10 @@ class Callers:
             self._timer.cancel()
             self._timer = None
         tasks = [caller.task for caller in self.all]
+        await ended(tasks)
         for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for task in tasks:
+            if not task.done():
+                raise RuntimeError("a scenario goes on in spite of its cancellation")
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
@@ -176,6 +177,26 @@ class Callers:
             if not caller.timed_out:
                 caller.timed_out = True
                 caller.task.cancel()
+
+
+async def ended(tasks: "Sequence[asyncio.Task[None]]") -> None:
+    """Cancel tasks and wait for their end, however they end; 3 s at most.
+
+    A cancellation of the wait is passed on when they have ended, so that none is left behind.
+    """
+    cancelled: CancelledError | None = None
+    pending = [task for task in tasks if not task.done()]
+    for _ in range(_INSIST):
+        for task in pending:
+            task.cancel()
+        try:
+            if pending:
+                await asyncio.wait(pending, timeout=1.0)
+        except CancelledError as exc:
+            cancelled = exc
+        pending = [task for task in pending if not task.done()]
+    if cancelled is not None:
+        raise cancelled
 
 
 def cause_of(exc: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pulsar_client.addresses import Address
 from pulsar_client.exceptions import PoolUnavailable
-from pulsar_client.load.callers import Callers
+from pulsar_client.load.callers import Callers, ended
 from pulsar_client.load.connections import (
     TargetClient,
     UdpTargetClient,
@@ -195,7 +195,7 @@ class Session:
             await self._until_the_end_of_the_time()
             health = probe.finish()
             interrupted |= await self._drain()
-            await _ended(beside)
+            await ended(beside)
             for task in beside:
                 if not task.cancelled():
                     task.result()  # one that failed, a view that can't be drawn say, is told
@@ -204,8 +204,10 @@ class Session:
             elapsed = max(over, self._recorder.last_end) - start - plan.warmup
         finally:
             probe.finish()
-            await _ended(beside)
-            await self._callers.cancel()
+            try:
+                await ended(beside)
+            finally:
+                await self._callers.cancel()
         return SessionEnd(health, max(elapsed, 1e-9), interrupted, self._marks)
 
     def mark(self, text: str) -> None:
@@ -224,14 +226,18 @@ class Session:
         assert self._client is not None
         pool = self._client.pool
         leases: list[Any] = []
+
+        async def lease() -> None:
+            # Kept at once: a cancellation of the others must not lose it.
+            leases.append(await pool.connect())
+
         try:
             async with asyncio.timeout(self._plan.timeout) as limit:
                 self._stop.on_request(partial(_expire, limit))
-                leases.append(await pool.connect())
-                opened = await asyncio.gather(
-                    *(_leased(pool) for _ in range(pool.pool_size - 1)), return_exceptions=True
+                await lease()
+                await asyncio.gather(
+                    *(lease() for _ in range(pool.pool_size - 1)), return_exceptions=True
                 )
-                leases += [lease for lease in opened if not isinstance(lease, BaseException)]
         except (OSError, PoolUnavailable, TimeoutError) as exc:
             if not leases and not self._stop.requested:
                 cause = exc.__cause__ or exc
@@ -239,8 +245,8 @@ class Session:
                     f"{target.url} can't be reached: {type(cause).__name__}: {cause}"
                 ) from exc
         finally:
-            for lease in leases:
-                lease.close()
+            for opened in leases:
+                opened.close()
 
     def _make_loop(self, target: Target | None, user_client: Any) -> None:
         plan, recorder, clock = self._plan, self._recorder, self._clock
@@ -315,7 +321,7 @@ class Session:
         finally:
             for handle in hurry:
                 handle.cancel()
-            await _ended([draining])
+            await ended([draining])
         return self._stop.requested
 
     async def _emit_intervals(self, emit: Callable[[Interval], None]) -> None:
@@ -349,14 +355,3 @@ def _expire(limit: asyncio.Timeout) -> None:
     """Let a time limit end now, if it has not ended yet."""
     with contextlib.suppress(RuntimeError):
         limit.reschedule(asyncio.get_running_loop().time())
-
-
-async def _ended(tasks: "list[asyncio.Task[None]]") -> None:
-    """Cancel tasks and wait for their end, however they end."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-async def _leased(pool: Any) -> Any:
-    return await pool.connect()
