@@ -112,6 +112,7 @@ class Arbiter:
         self._over = loop.create_future()
         for name in _SIGNALS:
             loop.add_signal_handler(getattr(signal, name), getattr(self, f"_on_{name.lower()}"))
+        self._on_sigchld()  # for those that ended before
         try:
             await self._begin()
             await self._over

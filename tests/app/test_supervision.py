@@ -200,8 +200,9 @@ def test_p12_as_process_1_it_reaps_orphans(tmp_path: Path) -> None:
     probe = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     if subprocess.run([*probe, "true"], capture_output=True, check=False).returncode:
         pytest.skip("unshare is not allowed here")
-    # The shell leaves two children to the server, which takes its place as process 1.
-    script = 'sleep 0.3 & (sleep 0.4 &) ; exec "$0" "$@"'
+    # The shell leaves three children to the server, which takes its place as process 1; one of
+    # them is dead before the server can be told.
+    script = 'true & sleep 0.3 & (sleep 0.4 &) ; exec "$0" "$@"'
     with App("--workers", "1", prefix=(*probe, "sh", "-c", script)).ready() as app:
         (server,) = children(app.pid)
         until(lambda: len(children(server)) == 1, what="only its worker is left")
