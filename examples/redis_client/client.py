@@ -101,10 +101,10 @@ class Redis(Commands, AbstractClient):
             ValueError: it can't be understood.
         """
         parts = urlsplit(url)
-        path, query = (
-            unquote(parts.path),
-            dict(parse_qsl(parts.query, strict_parsing=True)) if parts.query else {},
-        )
+        path = unquote(parts.path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        # For messages: a password does not belong into a log.
+        shown = url.replace(parts.password, "***") if parts.password else url
         if parts.scheme == "unix" and path:
             address: Any = f"unix:{path}"
             db = query.pop("db", "0")
@@ -112,9 +112,9 @@ class Redis(Commands, AbstractClient):
             address = (parts.hostname or "127.0.0.1", parts.port or 6379)
             db = path.strip("/") or "0"
         else:
-            raise ValueError(f"{url!r} is no redis://, rediss:// or unix:// URL")
+            raise ValueError(f"{shown!r} is no redis://, rediss:// or unix:// URL")
         if query or not (db.isascii() and db.isdigit()):
-            raise ValueError(f"{url!r}: {', '.join(query) or db} is not understood")
+            raise ValueError(f"{shown!r}: {', '.join(query) or db} is not understood")
         kw.setdefault("ssl", True if parts.scheme == "rediss" else None)
         for name, value in (("username", parts.username), ("password", parts.password)):
             if value:

@@ -327,6 +327,12 @@ def test_a_url_that_is_none(url: str) -> None:
         Redis.from_url(url)
 
 
+def test_an_error_does_not_show_the_password() -> None:
+    with pytest.raises(ValueError, match="what is not understood") as error:
+        Redis.from_url("redis://me:secret@localhost?what=1")
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
