@@ -24,7 +24,7 @@ __all__ = ["Dialler", "fail"]
 
 _logger = logging.getLogger("pulsar_client.pool")
 
-#: Seconds that a dial may take which nobody waits for, in a pool without a time-out.
+#: Seconds that a dial may take which nobody waits for any more, in a pool without a time-out.
 _UNASKED_LIMIT = 30.0
 
 
@@ -152,9 +152,11 @@ class Dialler:
     async def _dial(self, dial: Dial) -> None:
         """Open a connection within the deadline of the waiter it is for, even if that one left."""
         dial.begun = True
-        time = asyncio.get_running_loop().time
+        loop = asyncio.get_running_loop()
+        time = loop.time
         started = time()
         limit = asyncio.timeout_at(None if dial.deadline == inf else dial.deadline)
+        patrol = _Patrol(dial, limit, self._unasked_limit) if dial.deadline == inf else None
         connection = None
         try:
             async with limit:
@@ -189,6 +191,9 @@ class Dialler:
             self.times.add(seconds)
             cause = "min_size" if dial.asker is None else "demand"
             self._opened(self._ledger.dial_succeeded(connection), cause, seconds)
+        finally:
+            if patrol is not None:
+                patrol.stop()
 
     def _failed(
         self, dial: Dial, exc: BaseException, now: float, *, expired: bool, refused: bool
@@ -296,6 +301,35 @@ class Dialler:
         error = PoolUnavailable(f"{self._owner!r}: can't open a connection: {cause!r}")
         error.__cause__ = cause
         return error
+
+
+class _Patrol:
+    """Ends a dial whose asker would have waited for ever and left: it must not keep its slot (I5).
+
+    Args:
+        dial: the dial.
+        limit: what it runs in.
+        interval: seconds between two looks whether its asker still waits.
+    """
+
+    __slots__ = ("_dial", "_handle", "_interval", "_limit")
+
+    def __init__(self, dial: Dial, limit: asyncio.Timeout, interval: float) -> None:
+        self._dial = dial
+        self._limit = limit
+        self._interval = interval
+        self._handle = asyncio.get_running_loop().call_later(interval, self._look)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._dial.asker is None or self._dial.asker.done():
+            self._limit.reschedule(loop.time())
+        else:
+            self._handle = loop.call_later(self._interval, self._look)
+
+    def stop(self) -> None:
+        """The dial has ended."""
+        self._handle.cancel()
 
 
 def _succeeded(future: asyncio.Future[Any]) -> bool:

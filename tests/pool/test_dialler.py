@@ -358,3 +358,35 @@ async def test_a_counting_server_never_sees_more_than_the_pool_may_have(size: in
     await turns(3)
     assert len(client._protocols) == 0
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("own", [None, 5.0])
+@virtual
+async def test_a_dial_whose_asker_had_no_time_out_and_left_frees_its_slot_i5(
+    own: float | None,
+) -> None:
+    """I5, I14: it goes on for whoever comes next, but not for ever when it hangs."""
+    source = Source(Fake, Gate.NEVER, Gate.OK)
+    pool = Pool(source, 1, timeout=own)
+    gone = task(pool.connect(timeout=None))
+    await turns(3)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    async with asyncio.timeout(60), pool.connect(timeout=60.0) as lease:
+        assert lease.connection is source.made[0]
+    assert source.dials == 2
+    at_rest(pool)
+    await pool.close()
+
+
+@virtual
+async def test_a_dial_goes_on_as_long_as_its_asker_waits_i14() -> None:
+    """I14: one without a time-out gets its connection however long the dial takes."""
+    source = Source(Fake, Gate.SLOW, delay=1000.0)
+    pool = Pool(source, 1, timeout=None)
+    async with pool.connect() as lease:
+        assert lease.connection is source.made[0]
+    assert source.dials == 1
+    at_rest(pool)
+    await pool.close()
