@@ -5,9 +5,7 @@ in ``attempts``.  This module knows no protocol, and not how connections are ope
 """
 
 import asyncio
-from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable
-from math import inf
 from typing import Any, TypeVar
 
 from pulsar_client.clients.attempts import check_attempts, is_safe, perform, within
@@ -71,7 +69,6 @@ class Exchanges(Producer):
         if attempts.__class__ is not int or attempts < 1:
             check_attempts(attempts)
         check_seconds("timeout", timeout)
-        deadline = inf if timeout is None else get_running_loop().time() + timeout
         failure = None
         # The first attempt, without anything that only the others need: where a connection is
         # there at once, not even an object for the lease.
@@ -79,6 +76,8 @@ class Exchanges(Producer):
         if entry is not None:
             connection = entry.connection
             failed = True
+            time = entry.owner.time
+            begun = 0.0 if timeout is None else time()
             try:
                 if timeout is None:
                     reply = await connection.request(message)
@@ -93,7 +92,7 @@ class Exchanges(Producer):
                 safe = is_safe(exc, connection, None, single=True, idempotent=idempotent)
                 if timeout is not None:
                     safe = safe and not isinstance(exc, RequestTimeout)
-                    timeout = deadline - get_running_loop().time()
+                    timeout -= time() - begun
                 if attempts == 1 or not safe or (timeout is not None and timeout <= 0):
                     raise
                 failure = repr(exc)

@@ -12,7 +12,6 @@ This module knows nothing of pools, nor of what the bytes mean.
 """
 
 import asyncio
-from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Iterator
 from typing import Any, Protocol
@@ -160,8 +159,8 @@ class MessagePipeline:
             Exception: what the codec raised.
         """
         data = self._encode(message)
-        waiter = get_running_loop().create_future()
         connection = self._connection
+        waiter: asyncio.Future[Any] = asyncio.Future(loop=connection._loop)
         if (
             connection._closing
             or self._waiting
