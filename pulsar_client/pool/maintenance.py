@@ -76,8 +76,10 @@ class Maintenance:
         entry.idle_since = now
         due = entry.dies_at
         if self._max_idle is not None and self._ledger.spare:
-            oldest = next(one for one in self._ledger.shelf if one.state == IDLE)
-            due = min(due, oldest.idle_since + self._max_idle)
+            since = now
+            if self._due == inf:  # perhaps others lie there for longer, and were not spare
+                since = next(one for one in self._ledger.shelf if one.state == IDLE).idle_since
+            due = min(due, since + self._max_idle)
         self.look_at(due)
 
     def look_at(self, when: float) -> None:

@@ -356,6 +356,33 @@ async def test_max_idle_of_one_that_becomes_spare_late() -> None:
     await pool.close()
 
 
+@virtual
+async def test_i4_a_release_looks_at_no_others() -> None:
+    """However many lie idle, and were closed where they lay."""
+
+    pool = Pool(Source(Watched), 400, max_idle=100.0)
+    connections = await fill(pool, 400)
+    for connection in connections[:190]:
+        connection.die()
+    ledger = pool._ledger
+    steps = 0
+
+    class Shelf(list[Any]):
+        def __iter__(self) -> Any:
+            nonlocal steps
+            for one in super().__iter__():
+                steps += 1
+                yield one
+
+    await turns(3)
+    assert ledger.dead > 100
+    ledger.shelf = Shelf(ledger.shelf)
+    for _ in range(10):
+        (await pool.connect()).close()
+    assert steps == 0
+    await pool.close()
+
+
 # -- max_age -------------------------------------------------------------------------------------
 
 
