@@ -76,7 +76,8 @@ class SharedLeases(Leases):
         return entry
 
     async def _is_quiet(self, entry: Entry, started: float, deadline: float) -> bool:
-        if not entry.shareable or self._is_usable(entry, False):
+        # Nobody has used a new one yet, whatever it says.
+        if not (entry.shareable and entry.uses) or self._is_usable(entry, False):
             return True
         drained = entry.connection.drained
         return await self._passes(entry, drained, "unusable", started, deadline)

@@ -515,7 +515,7 @@ def collected(**options: Any) -> None:
 async def test_i30_a_forgotten_lease_comes_back_to_one_who_waits(timeout: float | None) -> None:
     """Also to one who would wait for ever: within half a second."""
     source = Source(Judging)
-    pool = Pool(source, 1)
+    pool = Pool(source, 1, timeout=timeout)
     cycle: list[Any] = [await pool.connect()]
     cycle.append(cycle)
     waiting = task(pool.connect(timeout=timeout))

@@ -326,6 +326,8 @@ async def test_one_that_can_not_tell_how_it_is_loses_no_slot() -> None:
             await pool.connect(exclusive=True, timeout=0)
         async with pool.connect():
             pass
+        async with pool.connect(exclusive=True, timeout=5.0):
+            pass
     at_rest(pool)
     await pool.close()
 
