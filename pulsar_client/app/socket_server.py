@@ -24,7 +24,7 @@ from pulsar_client.app.settings import Settings
 from pulsar_client.app.single_process import SingleProcess
 from pulsar_client.app.worker import Worker
 from pulsar_client.exceptions import ConfigError
-from pulsar_client.protocols import Connection
+from pulsar_client.protocols import Connection, PulsarProtocol
 from pulsar_client.servers import TcpServer
 from pulsar_client.servers.listening_sockets import bind_listening_sockets
 
@@ -49,7 +49,7 @@ class SocketServer:
 
     Raises:
         ConfigError: an unknown setting or a value that is not allowed; the message names both.
-        TypeError: ``callable`` is not callable.
+        TypeError: ``callable`` is not callable, or makes a connection.
 
     Workers are fresh interpreters that import the code anew.  So the callable, and the class if
     it is a subclass, must be defined at the top level of a module or script.
@@ -81,6 +81,7 @@ class SocketServer:
                 f"callable is {callable!r}, expected what makes a ProtocolConsumer, such as its "
                 "class"
             )
+        _refuse_protocols(callable)
         read_params(params, self.refused_settings)
         self.callable = callable
         self.load_config = load_config
@@ -292,6 +293,19 @@ class SocketServer:
     def bind(self, address: Any, *, backlog: int) -> list[socket.socket]:
         """Make the sockets of one address."""
         return bind_listening_sockets(address, backlog=backlog)
+
+
+def _refuse_protocols(factory: Callable[..., Any]) -> None:
+    # Found here, it is one line at the start instead of a traceback for each client.
+    made: Any = factory
+    while isinstance(made, partial):
+        made = made.func
+    if isinstance(made, type) and issubclass(made, PulsarProtocol):
+        raise TypeError(
+            f"callable is {factory!r}, which makes a connection, expected what makes a "
+            "ProtocolConsumer, such as its class; protocol_factory() can be overridden to make "
+            "another kind of connection"
+        )
 
 
 def _prog() -> str:

@@ -128,7 +128,8 @@ async def dask_links(plan: Plan) -> AsyncIterator[list[SlotLink]]:
         from distributed import Client, Queue
     except ImportError as exc:
         raise ConfigError(
-            "--engine dask:// needs distributed: pip install 'pulsar-client-sdk[dask]'"
+            "--engine dask:// needs distributed, of the extra dask: "
+            "pip install 'PATH/TO/CHECKOUT[dask]'"
         ) from exc
     assert plan.engine is not None
     address = "tcp://" + plan.engine.removeprefix("dask://")

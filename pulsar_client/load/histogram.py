@@ -72,7 +72,8 @@ class Histogram:
             from hdrh.histogram import HdrHistogram
         except ImportError as exc:
             raise ConfigError(
-                "load tests need hdrhistogram: pip install 'pulsar-client-sdk[load]'"
+                "load tests need hdrhistogram, of the extra load: "
+                "pip install 'PATH/TO/CHECKOUT[load]'"
             ) from exc
         self._hdr: Any = HdrHistogram(1, 2 * _LONGEST, _DIGITS)
         if counts:

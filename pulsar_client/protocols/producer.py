@@ -31,7 +31,7 @@ class Producer(EventHandler):
         logger: handed to every protocol.
 
     Raises:
-        TypeError: the factory is not callable.
+        TypeError: the factory is not callable, or makes consumers.
         ValueError: ``max_requests`` is no positive number.
     """
 
@@ -59,6 +59,13 @@ class Producer(EventHandler):
             raise TypeError(
                 f"protocol_factory is {protocol_factory!r}, expected a callable that makes a "
                 "protocol"
+            )
+        if isinstance(protocol_factory, type) and issubclass(protocol_factory, ProtocolConsumer):
+            consumer = protocol_factory.__name__
+            raise TypeError(
+                f"protocol_factory is {protocol_factory!r}, which makes consumers, expected what "
+                f"makes a protocol, such as partial(Connection, {consumer}), or for datagrams "
+                f"partial(DatagramProtocol, consumer_factory={consumer})"
             )
         if max_requests is not None and (
             isinstance(max_requests, bool) or not isinstance(max_requests, int) or max_requests < 0

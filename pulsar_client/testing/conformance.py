@@ -187,7 +187,11 @@ class _Suite:
             key = id(lease.connection)
             users[key] = users.get(key, 0) + 1
         if len(users) != size or max(users.values()) > self._share:
-            raise AssertionError(f"{len(leases)} leases have {len(users)} connections")
+            raise AssertionError(
+                f"{len(leases)} leases have {len(users)} connections of {size}, with at most "
+                f"{max(users.values())} leases each; share is {self._share}, is that of the pool "
+                "the same?"
+            )
         conservation(pool)
         return leases
 

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_kit import LIMIT, ROOT, TOY
 
-from pulsar_client import ConfigError, SocketServer
+from pulsar_client import ConfigError, Connection, ProtocolConsumer, SocketServer
 from pulsar_client.app.configuration import load
 from pulsar_client.app.settings import GROUPS, Settings, registry
 from pulsar_client.app.settings_reference import reference
@@ -133,6 +134,8 @@ def test_bad_parameters_in_code() -> None:
         SocketServer()
     with pytest.raises(TypeError, match="callable is 3"):
         SocketServer(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"makes a connection, expected .* ProtocolConsumer"):
+        SocketServer(partial(Connection, ProtocolConsumer, pipeline=16))
 
 
 def test_none_takes_back_what_a_file_sets(tmp_path: Path) -> None:

@@ -216,4 +216,4 @@ def test_dask_that_is_missing_or_away(
     monkeypatch.setitem(sys.modules, "distributed", None)
     arguments = ["tcp://127.0.0.1:1", "--protocol=echo", "--rate=1"]
     assert main([*arguments, f"--engine=dask://127.0.0.1:{free_port}"]) == 2
-    assert "pip install 'pulsar-client-sdk[dask]'" in capsys.readouterr().err
+    assert "pip install 'PATH/TO/CHECKOUT[dask]'" in capsys.readouterr().err

@@ -114,3 +114,8 @@ def test_the_events_of_a_producer() -> None:
         "post_request",
         "connection_lost",
     }
+
+
+def test_a_consumer_is_no_protocol_factory() -> None:
+    with pytest.raises(TypeError, match=r"makes consumers, .* partial\(Connection, Line\)"):
+        Producer(protocol_factory=Line)
