@@ -120,7 +120,7 @@ class Leases(Stock):
                     self._withdraw(waiter)
                     raise
                 if entry is None:
-                    raise self._timed_out(time() - started)
+                    raise self._timed_out(time() - started, exclusive)
             # If it died on the way, back to the head of the queue.
             if entry.state == LEASED and (
                 self.plain or await self._is_fit(entry, started, deadline, exclusive)
@@ -147,7 +147,7 @@ class Leases(Stock):
         self.collect_lost()
         entry = self._take(exclusive)
         if entry is None:
-            raise self._timed_out(0.0)
+            raise self._timed_out(0.0, exclusive)
         entry.uses += 1
         return entry
 
@@ -234,10 +234,15 @@ class Leases(Stock):
         self.ledger.leases -= 1
         self.retire(entry, cause)
 
-    def _timed_out(self, waited: float) -> PoolError:
+    def _timed_out(self, waited: float, exclusive: bool = False) -> PoolError:
         self.timeouts += 1
-        error = PoolTimeout(f"{self.pool!r}: no connection within {waited:.3g} s")
+        wanted = self._describe_wanted(exclusive)
+        error = PoolTimeout(f"{self.pool!r}: no connection {wanted}within {waited:.3g} s")
         return self.dialler.explain(error, self.time())
+
+    def _describe_wanted(self, exclusive: bool) -> str:
+        """What an error says of the connection that could not be had, if there is more to say."""
+        return ""
 
     def began(self, connection: Any, waited: float, now: float) -> Hold | None:
         """Tell those who want to know that a lease has begun."""

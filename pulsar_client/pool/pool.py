@@ -119,6 +119,8 @@ class Pool(EventHandler):
             raise TypeError(
                 f"creator is {creator!r}, expected a callable that returns an awaitable connection"
             )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is {name!r}, expected a str or None")
         self._options = PoolOptions(
             pool_size=pool_size,
             timeout=timeout,
@@ -312,7 +314,12 @@ class Pool(EventHandler):
 
         Returns:
             How many are replaced.
+
+        Raises:
+            TypeError: the condition is not callable.
         """
+        if condition is not None and not callable(condition):
+            raise TypeError(f"condition is {condition!r}, expected a callable or None")
         self._leases.check_loop()
         now = self._leases.time() if self._leases.loop is not None else 0.0
         expired = 0

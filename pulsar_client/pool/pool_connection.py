@@ -66,7 +66,7 @@ class PoolConnection:
         """The connection itself."""
         entry = self._entry
         if entry is None:
-            raise LeaseReleased(f"{self!r} was used after its release")
+            raise self._refusal()
         return entry.connection
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +74,7 @@ class PoolConnection:
         if name in ("_since", "_kept"):
             return None  # a slot that was not needed
         if entry is None:
-            raise LeaseReleased(f"{self!r} was used after its release")
+            raise self._refusal()
         return getattr(entry.connection, name)
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class PoolConnection:
 
     async def __aenter__(self) -> Self:
         if self._entry is None:
-            raise LeaseReleased(f"{self!r} was used after its release")
+            raise self._refusal()
         return self
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
@@ -162,6 +162,11 @@ class PoolConnection:
         hold = entry.owner.began(entry.connection, waited, self._since)
         if hold is not None:
             self._site = hold
+
+    def _refusal(self) -> LeaseReleased:
+        if self._leases is None:
+            return LeaseReleased(f"{self!r} was used after its release")
+        return LeaseReleased(f"{self!r}: await connect() first, or enter it with 'async with'")
 
     def _describe_site(self) -> str:
         site = self._site

@@ -72,8 +72,12 @@ class SharedLeases(Leases):
             self.ledger.end_lease(entry)
             entry.uses -= 1
             self._keep(entry)
-            raise self._timed_out(0.0)
+            raise self._timed_out(0.0, exclusive)
         return entry
+
+    def _describe_wanted(self, exclusive: bool) -> str:
+        # Else it would look as if somebody waited in vain while connections are idle (I35).
+        return f"{self.ledger.describe_exclusive()} " if exclusive else ""
 
     async def _is_quiet(self, entry: Entry, started: float, deadline: float) -> bool:
         # Nobody has used a new one yet, whatever it says.

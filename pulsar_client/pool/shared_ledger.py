@@ -57,6 +57,10 @@ class SharedLedger(Ledger):
         super().resize(max_size)
         self._reserve()
 
+    def describe_exclusive(self) -> str:
+        """How many are used by one alone, and how many may be, for an error."""
+        return f"for exclusive use ({self._exclusive} of at most {self._exclusive_limit} are)"
+
     # Those who want a connection
 
     def take_idle(self) -> Entry | None:

@@ -413,3 +413,28 @@ def test_a_lease_that_is_collected() -> None:
         await pool.close(0)
 
     main()
+
+
+@virtual
+async def test_a_lease_that_was_never_awaited_says_so_i20() -> None:
+    """I20: forgetting the ``await`` is not a use after the release."""
+    pool = Pool(Source(Judging), 1, name="redis")
+    lease = pool.connect()
+    uses: list[Callable[[], Any]] = [lambda: lease.number, lambda: lease.detach()]
+    for use in uses:
+        with pytest.raises(LeaseReleased, match=r"'redis'.*not leased yet.*await connect\(\)"):
+            use()
+    assert lease.close() is None
+    async with lease:
+        assert lease.number == 0
+    await pool.close()
+
+
+@virtual
+async def test_a_name_or_a_condition_of_the_wrong_type() -> None:
+    with pytest.raises(TypeError, match="name is 3, expected a str"):
+        Pool(Source(), name=3)  # type: ignore[arg-type]
+    pool = Pool(Source())
+    with pytest.raises(TypeError, match="condition is 3, expected a callable"):
+        pool.expire(3)  # type: ignore[arg-type]
+    await pool.close()

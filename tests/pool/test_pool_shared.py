@@ -463,3 +463,18 @@ async def test_resets_run_after_exclusive_leases() -> None:
         assert seen == [connection]
     conserved(pool)
     await pool.close()
+
+
+@virtual
+async def test_a_time_out_says_how_many_are_exclusive_i35() -> None:
+    """I35: else it would look as if one waited in vain beside a connection that is idle."""
+    pool = Pool(Source(Piped), 2, share=5, name="redis")
+    async with pool.connect(exclusive=True), pool.connect():
+        pass
+    async with pool.connect(exclusive=True):
+        for timeout in (0, 1.0):
+            with pytest.raises(PoolTimeout, match=r"for exclusive use \(1 of at most 1 are\)"):
+                await pool.connect(exclusive=True, timeout=timeout)
+        assert pool.available == 1
+    at_rest(pool)
+    await pool.close()
