@@ -154,7 +154,7 @@ class Dialler:
         dial.begun = True
         loop = asyncio.get_running_loop()
         time = loop.time
-        started = time()
+        started = dial.started = time()
         limit = asyncio.timeout_at(None if dial.deadline == inf else dial.deadline)
         patrol = _Patrol(dial, limit, self._unasked_limit) if dial.deadline == inf else None
         connection = None
@@ -204,7 +204,11 @@ class Dialler:
             return
         self.failures += 1
         if expired and dial.asker is not None:
-            return  # the asker's deadline, which says nothing about the target
+            # The asker's deadline, which says nothing about the target; but a lot to the asker.
+            self._last_error = TimeoutError(f"not open after {now - dial.started:.3g} s")
+            self._failed_at = now
+            self._recovered = False
+            return
         if isinstance(exc, OSError) or refused or dial.asker is None:  # TimeoutError is an OSError
             self._last_error = exc
             self._failed_at = now

@@ -99,13 +99,15 @@ def _has(connection: Any, name: str) -> bool:
 class Dial:
     """An attempt to open a connection, and the waiter it is made for, if there is one."""
 
-    __slots__ = ("abandoned", "asker", "begun", "deadline", "epoch")
+    __slots__ = ("abandoned", "asker", "begun", "deadline", "epoch", "started")
 
     def __init__(self, asker: Waiter | None, deadline: float) -> None:
         self.asker = asker
         self.deadline = deadline
         # Its task has had its first step.
         self.begun = False
+        # When, on the loop's clock.
+        self.started = 0.0
         # Nobody waits for its end any more, the ledger least of all.
         self.abandoned = False
         # What the backoff wants to know if it fails.
