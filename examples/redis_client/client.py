@@ -13,6 +13,7 @@ from examples.redis_client.protocol import RedisError, RespCodec, Value, decoded
 from examples.redis_client.subscription import Listener, Message
 from examples.redis_client.transaction import Transaction, Words
 from pulsar_client import AbstractClient, Connection, ConnectionClosed, Pool
+from pulsar_client.addresses import format_address
 
 __all__ = ["Redis"]
 
@@ -82,7 +83,7 @@ class Redis(Commands, AbstractClient):
             self.connect,
             pool_size,
             timeout=timeout,
-            name="redis",
+            name=f"redis {format_address(address)}",  # errors say where
             share=SHARE,
             on_connect=self._greet,
         )

@@ -274,8 +274,10 @@ async def test_a_wrong_password_is_said_at_the_first_request(
 ) -> None:
     async with Redis(guarded.address, protocol=protocol, **login) as client:  # type: ignore[arg-type]
         started = asyncio.get_running_loop().time()
-        with pytest.raises((PoolUnavailable, RedisError), match=r"WRONGPASS|NOAUTH"):
+        with pytest.raises((PoolUnavailable, RedisError), match=r"WRONGPASS|NOAUTH") as info:
             await client.get("key")
+        if info.type is PoolUnavailable:  # I35: it says where
+            assert f"127.0.0.1:{guarded.address[1]}" in str(info.value)
         assert asyncio.get_running_loop().time() - started < 5.0
         assert client.pool.in_use == client.pool.available == 0 or not login
 

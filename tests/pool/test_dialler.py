@@ -396,12 +396,10 @@ async def test_a_dial_goes_on_as_long_as_its_asker_waits_i14() -> None:
 async def test_a_time_out_tells_of_the_dial_that_hung_i35() -> None:
     """I35: the dial ends with its asker's time, maybe before, and would not show otherwise."""
     pool = Pool(Source(Fake, Gate.NEVER), 1, timeout=1.5, name="redis")
-    for _ in range(2):
-        with pytest.raises(
-            PoolTimeout, match=r"'redis'.*(1 dialling|not open after 1\.5 s)"
-        ) as info:
-            await pool.connect()
-    assert "not open after 1.5 s" in str(info.value)
+    with pytest.raises(PoolTimeout, match=r"'redis'.*(1 dialling|not open after 1\.5 s)"):
+        await pool.connect()
+    with pytest.raises(PoolTimeout, match=r"'redis'.*not open after 1\.5 s"):
+        await pool.connect()
     at_rest(pool)
     assert not pool._leases.dialler.backoff.down
     await pool.close()
