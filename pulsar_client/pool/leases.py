@@ -170,6 +170,10 @@ class Leases(Stock):
         self, entry: Entry, started: float, deadline: float, exclusive: bool
     ) -> bool:
         """Look at what a plain pool need not; a connection that is not fit is closed."""
+        if entry.sealed:
+            # Another of its users gave it up, in the turn in which it was handed over.
+            self._reject(entry, "unusable")
+            return False
         if exclusive and not await self._is_quiet(entry, started, deadline):
             return False
         entry.uses += 1

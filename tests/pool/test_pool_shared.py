@@ -478,3 +478,25 @@ async def test_a_time_out_says_how_many_are_exclusive_i35() -> None:
         assert pool.available == 1
     at_rest(pool)
     await pool.close()
+
+
+@pytest.mark.parametrize("end", ["discarded", "unfit"])
+@virtual
+async def test_i8_i17_one_given_up_in_the_turn_of_its_hand_over_is_not_leased(end: str) -> None:
+    """I8, I17: it goes to nobody, and who waited is the next to be served."""
+    source = Source(Piped)
+    pool = Pool(source, 1, share=2)
+    first, second = await pool.connect(), await pool.connect()
+    waiting = [task(pool.connect()) for _ in range(2)]
+    await turns(3)
+    first.close()  # handed over to the first who waits
+    second.connection.healthy = end != "unfit"
+    second.close(discard=end == "discarded")
+    leases = [await one for one in waiting]
+    assert [lease.connection for lease in leases] == [source.made[1]] * 2
+    assert source.made[0].closed
+    assert pool.stats().leases == 4
+    for lease in leases:
+        lease.close()
+    at_rest(pool)
+    await pool.close()
