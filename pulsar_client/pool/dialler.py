@@ -205,9 +205,10 @@ class Dialler:
         self.failures += 1
         if expired and dial.asker is not None:
             # The asker's deadline, which says nothing about the target; but a lot to the asker.
-            self._last_error = TimeoutError(f"not open after {now - dial.started:.3g} s")
-            self._failed_at = now
-            self._recovered = False
+            if self._last_error is None:  # one that the target gave says more
+                self._last_error = TimeoutError(f"not open after {now - dial.started:.3g} s")
+                self._failed_at = now
+                self._recovered = False
             return
         if isinstance(exc, OSError) or refused or dial.asker is None:  # TimeoutError is an OSError
             self._last_error = exc

@@ -146,6 +146,20 @@ class Stock:
         """This process is a copy, and what the pool has belongs to the original."""
         self._thread = 0
         self.foreign = True
+        entries = self.ledger.entries
+        for entry in tuple(entries.values()):
+            if entry.state == LEASED:
+                # A lease that is held is no way to the parent's socket either.
+                del entries[id(entry.connection)]
+                entry.connection = _Inherited(entry.connection, self)
+                entries[id(entry.connection)] = entry
+
+    def refusal(self) -> RuntimeError:
+        """What is said in a process that was forked from the pool's."""
+        return RuntimeError(
+            f"{self.pool!r} belongs to process {self._pid}, which this one "
+            f"({os.getpid()}) was forked from: make a new pool after the fork"
+        )
 
     def check_loop(self) -> None:
         """Refuse to be used where the connections can't be.
@@ -155,10 +169,7 @@ class Stock:
                 from (I31).
         """
         if self.foreign:
-            raise RuntimeError(
-                f"{self.pool!r} belongs to process {self._pid}, which this one "
-                f"({os.getpid()}) was forked from: make a new pool after the fork"
-            )
+            raise self.refusal()
         mine = self.loop or self._wanted_loop
         try:
             running = get_running_loop()
@@ -307,6 +318,25 @@ class Stock:
         self.start_dials()
         if self.ledger.dying:
             self.maintenance.end_the_replaced()
+
+
+class _Inherited:
+    """Stands for a connection of the process that this one was forked from (I31).
+
+    Args:
+        connection: kept, so that its end is that of this process and closes nothing before.
+        stock: refuses whatever else is asked for.
+    """
+
+    closed = True
+    is_reusable = is_shareable = False
+
+    def __init__(self, connection: Any, stock: Stock) -> None:
+        self._connection = connection
+        self._stock = stock
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._stock.refusal()
 
 
 #: Those that have a loop, to be told of a fork.

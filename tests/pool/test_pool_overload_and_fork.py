@@ -190,6 +190,8 @@ FORK = """
         refused(pool.expire)
         refused(lambda: pool.resize(3))
         refused(lambda: PoolConnection(pool, idle))
+        refused(lambda: lease.write(b"from the child"))
+        refused(lambda: lease.connection.write(b"from the child"))
 
         async def elsewhere():
             refused(lambda: pool.connect().__await__().send(None))
