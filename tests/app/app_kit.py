@@ -117,7 +117,11 @@ class App:
 
     def ready(self) -> "Self":
         """Wait until it serves."""
-        self.wait_line("listening on ")
+        try:
+            self.wait_line("listening on ")
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)  # nobody has entered it yet
+            raise
         return self
 
     @property
