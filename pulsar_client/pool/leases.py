@@ -11,7 +11,7 @@ from math import inf
 from threading import get_ident
 from typing import Any
 
-from pulsar_client.exceptions import PoolClosed, PoolError, PoolTimeout
+from pulsar_client.exceptions import PoolClosed, PoolError, PoolTimeout, PoolUnavailable
 from pulsar_client.pool.leaks import Hold, caller_of
 from pulsar_client.pool.ledger import IDLE, LEASED, Entry
 from pulsar_client.pool.stock import Stock
@@ -19,6 +19,9 @@ from pulsar_client.pool.stock import Stock
 __all__ = ["Leases"]
 
 _logger = logging.getLogger("pulsar_client.pool")
+
+#: So many connections one caller is given that are lost before it has them.
+_DEATHS = 3
 
 
 class Leases(Stock):
@@ -78,7 +81,7 @@ class Leases(Stock):
                 self._log_unknown(entry)
             self._reject(entry, "lost")
 
-    async def take_later(
+    async def take_later(  # noqa: C901 - one wait, told from its beginning to its end
         self, timeout: float | None, exclusive: bool = False
     ) -> tuple[Entry, float]:
         """Wait for a connection: released by another, or dialled.
@@ -96,6 +99,7 @@ class Leases(Stock):
         deadline = inf if timeout is None else started + timeout
         self.waits += 1
         first = False
+        died = 0
         entry: Entry | None = None
         while True:
             if first or not self.plain:
@@ -105,11 +109,7 @@ class Leases(Stock):
                 if ledger.closed or self.lost or self.bounded or self._backoff.down:
                     self._admit(started, first)
                 waiter: asyncio.Future[Entry | None] = asyncio.Future(loop=loop)
-                if (
-                    ledger.wait(waiter, deadline, first)
-                    if not exclusive
-                    else ledger.wait_exclusive(waiter, deadline, first)
-                ):
+                if ledger.wait(waiter, deadline, first, exclusive):
                     self.dialler.start(loop)
                 # The first of all counts too if it would wait for ever.
                 if deadline <= self.waiting.next_look or self.waiting.sheds:
@@ -121,10 +121,10 @@ class Leases(Stock):
                     raise
                 if entry is None:
                     raise self._timed_out(time() - started, exclusive)
-            # If it died on the way, back to the head of the queue.
-            if entry.state == LEASED and (
-                self.plain or await self._is_fit(entry, started, deadline, exclusive)
-            ):
+            # If it is not good, or died on the way, back to the head of the queue.
+            if entry.state != LEASED:
+                died = self._one_more(died)
+            elif self.plain or await self._is_fit(entry, started, deadline, exclusive):
                 waited = time() - started
                 pending = self.wait_times.pending
                 pending.append(waited)
@@ -132,6 +132,21 @@ class Leases(Stock):
                     self.wait_times.fold()
                 return entry, waited
             first = True
+
+    def _one_more(self, died: int) -> int:
+        """Count a connection that was lost before its caller had it.
+
+        Raises:
+            PoolUnavailable: there were several in a row: a target that lets one connect and closes
+                is down, whatever its dials say (I26).
+        """
+        died += 1
+        if died < _DEATHS:
+            return died
+        error = PoolUnavailable(
+            f"{self.pool!r}: {died} connections in a row were lost before they could be used"
+        )
+        raise self.dialler.explain(error, self.time())
 
     def _withdraw(self, waiter: asyncio.Future[Entry | None]) -> None:
         """A wait was cancelled or failed: what was handed over goes to the next (I6)."""

@@ -248,8 +248,12 @@ class Ledger:
         slots = max(0, self.max_size - len(self.entries))
         return self.waiting >= max_waiting + slots * self.share
 
-    def wait(self, waiter: Waiter, deadline: float, first: bool = False) -> bool:
+    def wait(
+        self, waiter: Waiter, deadline: float, first: bool = False, exclusive: bool = False
+    ) -> bool:
         """Join the queue, at its end or (served with a dead connection) at its head.
+
+        Every lease is an exclusive one here, whether or not that is asked for.
 
         Returns:
             True if a dial may have to be started: ask :meth:`next_dial`.
@@ -258,10 +262,6 @@ class Ledger:
         if first:
             self.waiters.move_to_end(waiter, last=False)
         return len(self.entries) + self.dialling < self.max_size
-
-    def wait_exclusive(self, waiter: Waiter, deadline: float, first: bool = False) -> bool:
-        """Join the queue for a connection of one's own: here every lease is that."""
-        return self.wait(waiter, deadline, first)
 
     def late(self, now: float) -> tuple[list[Waiter], float]:
         """Take those out of the queue whose deadline has passed.

@@ -88,8 +88,12 @@ class SharedLedger(Ledger):
             self._seclude(entry)
         return entry
 
-    def wait_exclusive(self, waiter: Waiter, deadline: float, first: bool = False) -> bool:
-        """Join the queue of those who want to be alone."""
+    def wait(
+        self, waiter: Waiter, deadline: float, first: bool = False, exclusive: bool = False
+    ) -> bool:
+        """Join one of the queues: of those who share, or of those who want to be alone."""
+        if not exclusive:
+            return super().wait(waiter, deadline, first)
         self._loners[waiter] = deadline
         if first:
             self._loners.move_to_end(waiter, last=False)

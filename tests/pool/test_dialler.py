@@ -403,3 +403,24 @@ async def test_a_time_out_tells_of_the_dial_that_hung_i35() -> None:
     at_rest(pool)
     assert not pool._leases.dialler.backoff.down
     await pool.close()
+
+
+@virtual
+async def test_i26_a_target_that_drops_every_connection_at_once() -> None:
+    """I26, I35: its callers learn of it soon, and do not dial until their deadline."""
+    loop = asyncio.get_running_loop()
+
+    def dropped(number: int) -> Watched:
+        connection = Watched(number)
+        loop.call_soon(connection.die)
+        return connection
+
+    source = Source(dropped)
+    pool = Pool(source, 2, name="dropping")
+    with pytest.raises(PoolUnavailable, match=r"'dropping'.* were lost before they could be used"):
+        await pool.connect()
+    assert loop.time() < 1.0
+    assert source.dials <= 4
+    await turns(4)
+    at_rest(pool)
+    await pool.close()

@@ -60,7 +60,7 @@ def book(size: int, share: int, connections: int) -> SharedLedger:
 
 def waiting(ledger: SharedLedger, *, alone: bool = False) -> Waiter:
     waiter = Waiter(0, [])
-    (ledger.wait_exclusive if alone else ledger.wait)(waiter, inf)
+    ledger.wait(waiter, inf, exclusive=alone)
     return waiter
 
 
@@ -204,7 +204,7 @@ class SharedMachine(RuleBasedStateMachine):
         self.number += 1
         waiter = Waiter(self.number, self.served)
         self.lines[alone].append(waiter)
-        (ledger.wait_exclusive if alone else ledger.wait)(waiter, self.now + wait)
+        ledger.wait(waiter, self.now + wait, exclusive=alone)
         self.settle()
 
     @precondition(lambda self: any(self.lines))
