@@ -78,7 +78,6 @@ async def test_finishing_with_something_that_is_no_exception() -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (EchoServerProtocol, "unexpected keyword argument 'session'"),
         (lambda **kw: None, "returned None, expected a protocol"),
         (lambda: None, "unexpected keyword argument"),
     ],

@@ -197,8 +197,8 @@ class ConsumerFeed(Drainable):
             return
         if self._read_holds & self._HOLD_BUSY:
             self._release_reading(self._HOLD_BUSY)
-            if self._buffered and not self._closing and not self._feeding:
-                self._feed(b"")
+        if self._buffered and not self._closing and not self._feeding:
+            self._feed(b"")
 
     def request_ready(self, consumer: ProtocolConsumer) -> None:
         """The coroutine callbacks of ``pre_request`` have ended: go on with its data."""
@@ -283,7 +283,7 @@ class ConsumerFeed(Drainable):
             while data and not self._closing:
                 piece = data
                 consumer = self._current_consumer
-                if consumer is None or not consumer._handed_over:
+                if consumer is None or not consumer._handed_over or consumer._tasks:
                     consumer = self._consumer_for(data)
                     if consumer is None:
                         break
@@ -350,6 +350,14 @@ class ConsumerFeed(Drainable):
 
     def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
         """The consumer of data that no request in flight waits for; None: nobody takes it now."""
+        current = self._current_consumer
+        if current is not None and current._handed_over:
+            if not self.server_side:
+                return current
+            # It has tasks: it is at work on its answer, and this is the next request's.  Handed to
+            # it all the same, it would answer that one too, and maybe first (I16).
+            self._passes_on(current, data)
+            return None
         if self._paused and self.throttle_reading and self._is_between_requests():
             self._keep(data)  # until writing goes on
             return None

@@ -275,8 +275,9 @@ class ProtocolConsumer(EventHandler):
         it ends the exchange as one of ``data_received`` would: a client's caller gets it, a server
         logs it, and the connection is closed.
 
-        On a pipelined server it says that the request is complete: what arrives behind it is the
-        next one's, and the task has to end in :meth:`finished`.
+        On a server it says that the request is complete: what arrives behind it is the next one's,
+        and is kept until the task has ended.  On a pipelined server, where the next one begins
+        meanwhile, the task has to end in :meth:`finished`.
 
         Args:
             coroutine: what to run; usually it ends with ``self.finished()``.

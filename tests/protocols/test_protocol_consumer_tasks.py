@@ -104,3 +104,30 @@ async def test_an_error_of_a_clients_task_reaches_its_caller() -> None:
     assert not client.is_reusable
     await client.close()
     await server.close()
+
+
+class Late(ProtocolConsumer):
+    """Answers each byte in a task of its own, the later the smaller it is."""
+
+    def data_received(self, data: bytes) -> bytes:
+        self.create_task(self.answer(data[:1]))
+        return data[1:]
+
+    async def answer(self, byte: bytes) -> None:
+        for _ in range(10 - int(byte)):
+            await asyncio.sleep(0)
+        self.write(byte)
+        self.finished()
+
+
+@pytest.mark.parametrize("pieces", [[b"159"], [b"1", b"5", b"9"], [b"15", b"9"]])
+async def test_i16_answers_leave_in_order_whatever_their_tasks_do(pieces: list[bytes]) -> None:
+    """I16: without ``pipeline=`` a request begins when the one before it is answered."""
+    async with TcpServer(partial(Connection, Late), address=("127.0.0.1", 0)) as server:
+        reader, writer = await asyncio.open_connection(*server.address)
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0)
+        assert await reader.readexactly(3) == b"159"
+        writer.close()
+        await writer.wait_closed()
