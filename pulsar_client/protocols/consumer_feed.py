@@ -1,7 +1,7 @@
 """Which consumer gets which bytes of a stream, and what becomes of what it leaves.
 
-One consumer at a time gets the data; what it leaves goes to the next.  This module knows nothing
-of how connections begin and end, nor of what the bytes mean.
+One at a time gets the data; what it leaves goes to the next.  Nothing is known here of how
+connections begin and end, nor of what the bytes mean.
 
 Three rules keep an exchange pure; every path through this module and ``connection`` follows one:
 
@@ -354,8 +354,7 @@ class ConsumerFeed(Drainable):
         if current is not None and current._handed_over:
             if not self.server_side:
                 return current
-            # It has tasks: it is at work on its answer, and this is the next request's.  Handed to
-            # it all the same, it would answer that one too, and maybe first (I16).
+            # Its tasks are at work on its answer: it would answer this one too, maybe first (I16).
             self._passes_on(current, data)
             return None
         if self._paused and self.throttle_reading and self._is_between_requests():
@@ -364,11 +363,7 @@ class ConsumerFeed(Drainable):
         if not self.server_side and not self._upgraded:
             self._refuse(data)
             return None
-        if (
-            self._pipeline is not None
-            and self._current_consumer is None
-            and not self._pipeline.has_room()
-        ):
+        if self._pipeline is not None and current is None and not self._pipeline.has_room():
             self._keep(data)
             self._hold_reading(self._HOLD_FULL)
             return None
@@ -403,8 +398,7 @@ class ConsumerFeed(Drainable):
         if self._current_consumer is consumer:
             self._keep(data)
             if consumer._tasks and len(data) >= _READ_AHEAD:
-                # It is busy with its answer, and this is the next requests': enough of them.
-                self._hold_reading(self._HOLD_BUSY)
+                self._hold_reading(self._HOLD_BUSY)  # it is the next requests': enough of them
             return False
         if self.server_side or self._upgraded:
             if self._collected is None:
@@ -437,21 +431,20 @@ class ConsumerFeed(Drainable):
             # The peer's doing: at most a debug line, whatever it sends or how it leaves.
             self.logger.debug("%s: %s, closing", self, exc)
         else:
-            what = self._consumer_factory if consumer is None else consumer
+            what = consumer or self._consumer_factory
             self.logger.error("%s: %r failed, closing", self, what, exc_info=exc)
 
     def _cut(self) -> None:
         """End a connection whose state can't be trusted."""
+        # What a server answered before is still due.
         if self.server_side:
-            self._close()  # what was answered before is still due
+            self._close()
         else:
             self.abort()
 
     def _after_request(self) -> None:
         """Go on after a request that ended outside ``data_received``."""
-        if self._closing or self._feeding:
-            return
-        if self._buffered:
+        if self._buffered and not (self._closing or self._feeding):
             self._feed(b"")
-        elif self._last_request:
+        elif self._last_request and not (self._closing or self._feeding):
             self._close_if_over()
