@@ -12,7 +12,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from pulsar_client.app import logs, status
@@ -23,6 +22,7 @@ from pulsar_client.app.pidfile import PidFile
 from pulsar_client.app.privileges import Identity
 from pulsar_client.app.service_manager import ServiceManager
 from pulsar_client.app.settings import Settings
+from pulsar_client.app.signal_listener import SignalListener
 from pulsar_client.app.watching import Windows
 from pulsar_client.app.worker import Worker
 from pulsar_client.app.worker_process import loop_factory, reason_of
@@ -98,7 +98,7 @@ class SingleProcess:
         self._loop = asyncio.get_running_loop()
         # Not the loop's own handlers: those are never called while a request blocks the loop.
         present = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-        before = {number: signal.signal(number, self._on_signal) for number in present}
+        listener = SignalListener(present, self._on_signal)
         try:
             await self._serve()
         except Exception as error:
@@ -113,9 +113,7 @@ class SingleProcess:
             self._windows.close()
             if self._pidfile is not None:
                 self._pidfile.close()
-            if self._deadline is None:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+            listener.close(restore=self._deadline is None)
         return 0
 
     async def _serve(self) -> None:
@@ -140,7 +138,8 @@ class SingleProcess:
             logs.announce(f"listening on {url}")
         self._manager.ready("serving")
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int) -> None:
+        """Act on it, in the thread of the listener."""
         assert self._loop is not None
         name = signal.Signals(number).name
         if name in ("SIGTERM", "SIGINT", "SIGQUIT"):

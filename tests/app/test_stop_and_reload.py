@@ -50,6 +50,18 @@ def test_p13_a_hung_handler_is_cut_at_the_deadline(concurrency: str, request_lin
         assert took < 0.5 + 1 + 1  # and a second for a busy machine
 
 
+def test_p13_a_loop_stuck_where_no_signal_reaches_it_is_cut_at_the_deadline() -> None:
+    """P13: with nobody to watch it; a signal may also come just before the loop gets stuck."""
+    arguments = ("--graceful-timeout", "0.5")
+    with App(*arguments, concurrency="thread").ready() as app, app.connect() as sock:
+        assert ask(sock, "deaf") == ""
+        sock.sendall(b"echo on\nblock 60\n")
+        assert read_line(sock) == "on"
+        code, took = app.stop()
+        assert code == 0
+        assert took < 0.5 + 1 + 1
+
+
 @MODES
 def test_p13_a_second_signal_is_quick(concurrency: str) -> None:
     """P13, P34."""

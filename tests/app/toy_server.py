@@ -5,6 +5,7 @@
 ``echo TEXT``  the text
 ``sleep S``    an answer after S seconds, the loop going on
 ``block S``    the same, the loop being stuck
+``deaf``       from now on no SIGTERM interrupts the thread of the loop
 ``die``        the process ends without an answer
 ``boom``       an exception
 ``who``        user and group ids
@@ -16,6 +17,7 @@ seconds; a file of that name is read when there is one).
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -68,6 +70,8 @@ class Toy(ProtocolConsumer):
                 await asyncio.sleep(float(argument))
             case "block":
                 time.sleep(float(argument))  # noqa: ASYNC251 - the loop shall be stuck
+            case "deaf":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             case "die":
                 os._exit(7)
             case "boom":
