@@ -21,7 +21,7 @@ from pulsar_client.app.fair_share import FairShare
 from pulsar_client.app.logs import CountingHandler
 from pulsar_client.app.settings import Settings
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "beat_interval"]
 
 logger = logging.getLogger("pulsar_client.app")
 
@@ -32,6 +32,12 @@ _BEAT_WHEN_COUNTING = 0.1
 _FULL_PAUSE = 0.01
 # What the servers get to abort what is left.
 _ABORT_TIME = 0.3
+
+
+def beat_interval(settings: Settings) -> float:
+    """Give the seconds between two beats of a worker with these settings."""
+    interval = _BEAT_WHEN_COUNTING if settings.max_requests else _BEAT
+    return min(interval, settings.timeout / 4) if settings.timeout else interval
 
 
 class Worker:
@@ -84,8 +90,7 @@ class Worker:
         limit = settings.max_requests
         # Spread, or workers that began together would end together (P19).
         self._enough = limit + random.randint(0, limit // 10) if limit else 0
-        interval = _BEAT_WHEN_COUNTING if limit else _BEAT
-        self._interval = min(interval, settings.timeout / 4) if settings.timeout else interval
+        self._interval = beat_interval(settings)
 
     def __repr__(self) -> str:
         return f"<Worker {self.idx} pid {self.pid}: {len(self.servers)} servers>"

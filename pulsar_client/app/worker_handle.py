@@ -21,6 +21,7 @@ from typing import Any
 from pulsar_client.app import scoreboard
 from pulsar_client.app.channel import Channel
 from pulsar_client.app.scoreboard import Scoreboard
+from pulsar_client.app.worker import beat_interval
 from pulsar_client.app.worker_process import BLOCKED, WorkerOrder
 
 __all__ = ["WorkerHandle", "describe_status"]
@@ -62,6 +63,7 @@ class WorkerHandle:
         self.reason: str | None = None
         self.born = time.monotonic()
         self.ready_at: float | None = None
+        self._beat_interval = beat_interval(order.settings)
         self.row = board.take()
         ours, theirs = socket.socketpair()
         self._stacks = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ended()
@@ -101,13 +103,15 @@ class WorkerHandle:
 
     @property
     def silence(self) -> float:
-        """Seconds since its loop was last seen to turn; 0 until it is ready.
+        """Seconds since its next beat was due; 0 until it is ready.
 
-        A slow import is no stuck loop.
+        The loop may have turned until that moment, so it is stuck for at least so long.  A slow
+        import is no stuck loop.
         """
         if self.ready_at is None:
             return 0.0
-        return time.monotonic() - max(self.ready_at, self.row[scoreboard.BEAT] / 1e9)
+        last = max(self.ready_at, self.row[scoreboard.BEAT] / 1e9)
+        return max(0.0, time.monotonic() - last - self._beat_interval)
 
     def became_ready(self) -> None:
         """It accepts connections."""

@@ -8,9 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from app_kit import LIMIT, TOY, App, ask, children, is_alive, until
+
+from pulsar_client.app import worker_handle
+from pulsar_client.app.scoreboard import BEAT, Scoreboard
+from pulsar_client.app.settings import Settings
+from pulsar_client.app.worker_handle import WorkerHandle
+from pulsar_client.app.worker_process import WorkerOrder
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/task").exists(), reason="looks at processes in /proc"
@@ -99,6 +107,57 @@ def test_p7_p8_a_stuck_loop_is_found_its_stacks_logged_and_replaced() -> None:
             assert app.ask("pid") != str(old)
             assert time.monotonic() - started < 0.6 + 10
         assert app.stop()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "beat"),
+    [
+        (Settings(timeout=30.0), 0.5),
+        (Settings(timeout=30.0, max_requests=100), 0.1),
+        (Settings(timeout=0.8), 0.2),
+        (Settings(timeout=0.0), 0.5),
+    ],
+    ids=["usual", "counting", "short", "none"],
+)
+async def test_p7_silence_begins_when_the_next_beat_is_due(
+    settings: Settings, beat: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P7: a handler that blocks just before a beat has all of ``timeout``."""
+    now = 1000.0
+    process = SimpleNamespace(pid=0)
+    monkeypatch.setattr(worker_handle, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(worker_handle, "_start", lambda order, file: process)
+    unused: dict[str, Any] = dict.fromkeys(("control", "lifeline", "board", "row", "stacks"), -1)
+    order = WorkerOrder(
+        application=b"",
+        main=None,
+        arguments=[],
+        settings=settings,
+        certificates=None,
+        identity=None,
+        sockets=[],
+        idx=0,
+        **unused,
+    )
+    board = Scoreboard()
+    handle = WorkerHandle(order, board, -1, lambda worker, message: None)
+    try:
+        now += 60.0
+        assert handle.silence == 0.0  # a slow import
+        handle.became_ready()
+        now += 100.0
+        handle.row[BEAT] = int(now * 1e9)
+        blocked = now + beat  # the latest moment at which this can have been the last beat
+        for after in (0.0, beat / 2, beat):
+            now = blocked - beat + after
+            assert handle.silence == pytest.approx(0.0, abs=1e-6)
+        now = blocked + 0.25
+        assert handle.silence == pytest.approx(0.25)
+        now = blocked + settings.timeout
+        assert handle.silence == pytest.approx(settings.timeout)
+    finally:
+        handle.ended()
+        board.close()
 
 
 def test_p7_a_stopped_worker_that_ignores_abort_is_killed() -> None:
