@@ -124,24 +124,20 @@ async def measure(goal: str, loop: str, options: argparse.Namespace) -> list[Res
     return results
 
 
+def version(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str]:
-    found = {}
-    for name in (
-        "pulsar-client-sdk",
-        "uvloop",
-        "psycopg-pool",
-        "asyncio-connection-pool",
-        "SQLAlchemy",
-        "asyncpg",
-    ):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
     import pulsar_client
 
-    found["pulsar-client-sdk"] = pulsar_client.__version__
-    return found
+    peers = ("uvloop", "psycopg-pool", "asyncio-connection-pool", "SQLAlchemy", "asyncpg")
+    found = {name: version(name) or "not installed" for name in peers}
+    return {"pulsar-client-sdk": pulsar_client.__version__} | found
 
 
 def machine() -> dict[str, Any]:

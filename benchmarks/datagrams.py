@@ -38,8 +38,8 @@ def compiled(directory: str) -> str | None:
 class CompiledLoad:
     """The load program, running."""
 
-    def __init__(self, program: str, address: tuple[str, int]) -> None:
-        words = [program, address[0], str(address[1]), str(WINDOW), str(SIZE)]
+    def __init__(self, program: str, address: tuple[str, int], sockets: int = 1) -> None:
+        words = [program, address[0], str(address[1]), str(WINDOW), str(SIZE), str(sockets)]
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -2,9 +2,10 @@
 
 F10 compares the CPU time of a request that the harness makes, through the pool, timed and
 recorded, with that of a hand-written client on the bare loop; both closed, in turns, at the same
-server in another process.  As in F4 client and server count together, as if they shared a core;
-the client's part is shown too.  Beside redis-benchmark and wrk both are closed loops at the same
-server, in turns.
+server in another process, with the same messages and a look at each answer.  Client and server
+count together, the client's part is shown too.  The kernel puts them where it likes; with
+``--one-core`` they share one, as in F4.  Beside redis-benchmark and wrk both are closed loops at
+the same server, in turns.
 """
 
 import argparse
@@ -23,18 +24,19 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
 from benchmarks import bare, loops
-from benchmarks.__main__ import MALLOC
+from benchmarks.__main__ import MALLOC, unpin, usable_cores
 from benchmarks.pairing import cpu_of
-from benchmarks.server_process import ServerProcess
+from benchmarks.server_process import ServerProcess, pin
 from pulsar_client import load
 from pulsar_client.load.calibration import calibrate
+from pulsar_client.load.wire import numbered
 from pulsar_client.testing import FaultProxy
 
-MESSAGE = bytes(range(48, 112))
 LIMITS = load.Limits(lateness=60.0, loop_lag=60.0, cpu=1e9)
 
 
@@ -99,19 +101,22 @@ async def by_hand(
     address: tuple[str, int], server: int, connections: int, pipeline: int, seconds: float
 ) -> tuple[float, float]:
     """What a request of a hand-written client costs."""
-    factory = bare.EchoClient if pipeline == 1 else Pipelined
-    clients = []
+    factory: Any = bare.EchoClient if pipeline == 1 else Pipelined
+    clients: list[Any] = []
     for _ in range(connections):
         _, client = await asyncio.get_running_loop().create_connection(factory, *address)
         clients.append(client)
-    done = 0
+    done = number = 0
+    make_message = numbered(64)  # what the harness sends
     end = time.monotonic() + seconds
 
     async def task(client: Any) -> None:
-        nonlocal done
+        nonlocal done, number
         while time.monotonic() < end:
             for _ in range(20):
-                if await client.request(MESSAGE) != MESSAGE:
+                message = make_message(number)
+                number += 1
+                if await client.request(message) != message:
                     raise RuntimeError("the answer is not what was sent")
             done += 20
 
@@ -142,10 +147,26 @@ async def by_harness(
     return meter.each(result.counts.ok)
 
 
-async def f10(loop: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
+def share_core(server: int, core: int | None) -> None:
+    """Keep this process where the server is, and let neither interrupt the other.
+
+    Else the kernel lets the server in while the client still writes, the sooner the more the
+    client has to do: it then gets its requests one by one from one client and in chunks from
+    another, and what it costs is another thing for each.
+    """
+    pin(core)
+    if hasattr(os, "sched_setscheduler"):
+        for process in (0, server):
+            os.sched_setscheduler(process, os.SCHED_BATCH, os.sched_param(0))
+
+
+async def f10(loop: str, rounds: int, seconds: float, one_core: bool) -> list[dict[str, Any]]:
     """Measure F10 on the running loop."""
-    lines = []
-    with ServerProcess("bare-joined", loop, None) as server:
+    lines: list[dict[str, Any]] = []
+    cores = usable_cores()
+    with ServerProcess("bare-joined", loop, cores[0] if one_core else None) as server:
+        if one_core:
+            share_core(server.pid, cores[0])
         for connections, pipeline in ((1, 1), (16, 1), (1, 16)):
             case = (server.address, server.pid, connections, pipeline, seconds)
             await by_hand(*case)  # warm
@@ -158,6 +179,7 @@ async def f10(loop: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
             lines.append(
                 {
                     "loop": loop,
+                    "one core": one_core,
                     "connections": connections,
                     "in flight on each": pipeline,
                     "ratio": median(ratios),
@@ -168,6 +190,9 @@ async def f10(loop: str, rounds: int, seconds: float) -> list[dict[str, Any]]:
                     "by_hand_us": [median(column) for column in zip(*other, strict=True)],
                 }
             )
+    unpin(cores)
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     found = await calibrate(seconds, load.Stop())
     lines.append({"loop": loop, **found.as_json()})
     return lines
@@ -253,9 +278,9 @@ def wrk(port: int, in_flight: int, rate: float) -> dict[str, float]:
         assert found is not None, done.stdout
         return float(found[1]) * units[found[2]]
 
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert rate is not None, done.stdout
-    return {"rate": float(rate[1]), "p50": quantile("50"), "p99": quantile("99")}
+    answered = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
+    assert answered is not None, done.stdout
+    return {"rate": float(answered[1]), "p50": quantile("50"), "p99": quantile("99")}
 
 
 class Hello(asyncio.Protocol):
@@ -298,7 +323,7 @@ def own(*arguments: str | int) -> list[str]:
 
 def side_by_side(rounds: int) -> list[dict[str, Any]]:
     """Compare with the tools that are installed, at a quick target and a slow one."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     port, slow = free_port(), free_port()
     if shutil.which("redis-server") and shutil.which("redis-benchmark"):
         command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
@@ -327,8 +352,8 @@ def pairs(
             yield beside(
                 f"{tool}, {in_flight} in flight, answered {name}",
                 rounds,
-                lambda n=in_flight, url=url: ours(url, protocol, n, 3.0, 64),
-                lambda n=in_flight, where=where, rate=rate: other(where, n, rate),
+                partial(ours, url, protocol, in_flight, 3.0, 64),
+                partial(other, where, in_flight, rate),
             )
 
 
@@ -338,6 +363,7 @@ def main() -> None:
     parser.add_argument("port", nargs="*", type=int)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each slice of F10")
+    parser.add_argument("--one-core", action="store_true", help="F10 with the server beside it")
     options = parser.parse_args()
     if not MALLOC.items() <= os.environ.items():  # malloc reads them when a process starts
         os.execve(
@@ -351,7 +377,9 @@ def main() -> None:
         loops.run_in(loops.available()[-1], relay(*options.port))
     elif options.what == "f10":
         for name in loops.available():
-            for line in loops.run_in(name, f10(name, options.rounds, options.seconds)):
+            for line in loops.run_in(
+                name, f10(name, options.rounds, options.seconds, options.one_core)
+            ):
                 print(json.dumps(line), flush=True)
     else:
         for line in side_by_side(options.rounds):

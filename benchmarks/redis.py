@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import loops
-from benchmarks.__main__ import MALLOC, machine, usable_cores
+from benchmarks.__main__ import MALLOC, machine, usable_cores, version
 from benchmarks.pairing import Case, Goal, Result, Side, Slice, run_case
-from benchmarks.redis_peers import CLIENTS, Get, version
+from benchmarks.redis_peers import CLIENTS, Get
 from benchmarks.redis_served import served
 from benchmarks.report import LINE, line
 from benchmarks.server_process import pin

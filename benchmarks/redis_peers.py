@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import importlib.metadata
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,7 +9,7 @@ from typing import Any
 
 from hiredis import Reader, pack_command
 
-__all__ = ["CLIENTS", "Get", "PipeliningClient", "version"]
+__all__ = ["CLIENTS", "Get", "PipeliningClient"]
 
 Get = Callable[[str], Awaitable[Any]]
 
@@ -121,11 +120,3 @@ CLIENTS: dict[str, Callable[[int], AbstractAsyncContextManager[Get]]] = {
     "coredis": coredis,
     "valkey-glide": valkey_glide,
 }
-
-
-def version(package: str) -> str | None:
-    """The version of an installed package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -7,6 +7,7 @@ import asyncio
 import os
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
@@ -22,17 +23,30 @@ __all__ = ["KINDS", "ServerProcess", "pin"]
 LIFE = 600.0
 
 
-async def _bare(factory: Callable[[], asyncio.Protocol]) -> None:
+def _certified() -> ssl.SSLContext:
+    """A context with a certificate that was made for it."""
+    import trustme
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    return context
+
+
+async def _bare(
+    factory: Callable[[], asyncio.Protocol], sslcontext: ssl.SSLContext | None = None
+) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(factory, "127.0.0.1", 0)
+    server = await loop.create_server(factory, "127.0.0.1", 0, ssl=sslcontext)
     await _serve(server.sockets[0].getsockname()[1])
     server.close()
 
 
-async def _library() -> None:
+async def _library(sslcontext: ssl.SSLContext | None = None) -> None:
     from examples.echo.manage import server
 
-    async with server(("127.0.0.1", 0)) as running:
+    running = server(("127.0.0.1", 0))
+    await running.start_serving(sslcontext=sslcontext)
+    async with running:
         await _serve(running.address[1])
 
 
@@ -101,6 +115,8 @@ KINDS: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
     "bare": lambda: _bare(EchoServer),
     "bare-joined": lambda: _bare(JoinedEchoServer),
     "library": _library,
+    "tls-bare": lambda: _bare(EchoServer, _certified()),
+    "tls-library": lambda: _library(_certified()),
     "udp-bare": _bare_datagrams,
     "udp-library": _datagrams,
     "redis-library": _redis_library,

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_pipelining_is_measured() -> None:
         assert name in done.stdout
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
+)
+def test_workers_of_datagrams_are_measured() -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.datagrams_workers"),
+            *("--loop", "asyncio", "--rounds", "1", "--operations", "500"),
+        ],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["client sockets"] for line in lines] == [1, 1, 1, 64, 64, 64]
+    assert all(line["rate"] > 0 and line["server us"] > 0 for line in lines)
+    assert [len(line["shares"]) for line in lines] == [1, 2, 2] * 2
+
+
 def test_the_load_harness_is_measured() -> None:
     pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
     done = subprocess.run(
@@ -102,6 +126,28 @@ def test_the_load_harness_is_measured() -> None:
     assert [line["in flight on each"] for line in measured[:3]] == [1, 1, 16]
     assert all(line["ratio"] > 0 and line["client_ratio"] > 0 for line in measured)
     assert all(line["recording"] > 0 for line in lines if line not in measured)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+@pytest.mark.slow
+def test_the_memory_of_tls_connections_is_measured(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tls_memory", "--quick", "--json", str(file)],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    assert {"asyncio, hand-written", "asyncio, TcpServer"} <= results.keys()
+    for name, rounds in results.items():
+        assert name in done.stdout
+        for plain, small, large in rounds:
+            assert plain < min(small, large)
 
 
 def test_an_unknown_goal_is_refused() -> None:

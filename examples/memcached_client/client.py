@@ -20,6 +20,7 @@ PIPELINE = 128
 KEYS_AT_ONCE = 100
 #: The server takes longer times than thirty days for a date.
 _THIRTY_DAYS = 30 * 24 * 3600
+_LAST_DATE = 2**31 - 1
 
 
 class Memcached(AbstractClient):
@@ -147,7 +148,10 @@ class Memcached(AbstractClient):
     # The server
 
     async def stats(self, about: str = "") -> dict[str, str]:
-        """Statistics of the server: general ones, or about ``items``, ``slabs``, ``settings``."""
+        """Statistics of the server: general ones, or about ``items``, ``slabs``, ``settings``.
+
+        ``reset`` sets them to zero, and gives none.
+        """
         line = b"stats " + checked_key(about) if about else b"stats"
         found: dict[str, str] = await self._ask(Command(line), idempotent=True)
         return found
@@ -175,4 +179,9 @@ def _checked_expire(seconds: float) -> int:
     if not 0 <= seconds <= 2**31:  # not a number neither
         raise ValueError(f"expire is {seconds!r}, expected seconds >= 0, 0 for never")
     whole = -int(-seconds // 1)
-    return whole if whole <= _THIRTY_DAYS else int(time.time()) + whole
+    if whole <= _THIRTY_DAYS:
+        return whole
+    date = int(time.time()) + whole
+    if date > _LAST_DATE:  # which it would take for one in the past
+        raise ValueError(f"expire is {seconds!r} seconds: later than the server's last date, 2038")
+    return date

@@ -136,7 +136,9 @@ class MemcachedProtocol(ProtocolConsumer):
                 # knows what it will answer: raised, and not only told, this ends the connection.
                 raise exc
             self.finished(exc=exc)
-        elif line == b"END" and verb in (b"get", b"gets", b"stats"):
+        elif verb in (b"get", b"gets", b"stats") and line == (
+            b"RESET" if self.request.line == b"stats reset" else b"END"
+        ):
             self.finished(self.stats if verb == b"stats" else self.items)
         elif verb in _ANSWERS and _ANSWERS[verb].fullmatch(line):
             self.finished(line)

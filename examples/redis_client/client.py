@@ -1,17 +1,18 @@
 """The client: what its users call, and the pool that it keeps."""
 
 import ssl as ssl_module
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from examples.redis_client.commands import Commands, Key
-from examples.redis_client.exclusive import Exclusive, check_shareable
-from examples.redis_client.protocol import RedisError, RespCodec, Value, decoded
+from examples.redis_client.exclusive import Exclusive
+from examples.redis_client.protocol import RedisError, RespCodec, Value, Words, decoded
+from examples.redis_client.special import check_shareable
 from examples.redis_client.subscription import Listener, Message
-from examples.redis_client.transaction import Transaction, Words
+from examples.redis_client.transaction import Transaction
 from pulsar_client import AbstractClient, Connection, ConnectionClosed, Pool
 from pulsar_client.addresses import format_address
 
@@ -110,12 +111,13 @@ class Redis(Commands, AbstractClient):
             address: Any = f"unix:{path}"
             db = query.pop("db", "0")
         elif parts.scheme in ("redis", "rediss"):
-            address = (parts.hostname or "127.0.0.1", parts.port or 6379)
+            address = (parts.hostname or "127.0.0.1", _port(parts))
             db = path.strip("/") or "0"
         else:
             raise ValueError(f"{shown!r} is no redis://, rediss:// or unix:// URL")
-        if query or not (db.isascii() and db.isdigit()):
-            raise ValueError(f"{shown!r}: {', '.join(query) or db} is not understood")
+        if query or parts.fragment or not (db.isascii() and db.isdigit()):
+            wrong = ", ".join(query) or (f"#{parts.fragment}" if parts.fragment else db)
+            raise ValueError(f"{shown!r}: {wrong} is not understood")
         kw.setdefault("ssl", True if parts.scheme == "rediss" else None)
         for name, value in (("username", parts.username), ("password", parts.password)):
             if value:
@@ -137,7 +139,7 @@ class Redis(Commands, AbstractClient):
             _raise_refusal(connection)
             raise
 
-    async def execute(self, *words: Value) -> Any:
+    def execute(self, *words: Value) -> Coroutine[Any, Any, Any]:
         """Send a command and return its reply: ``await redis.execute("GET", "key")``.
 
         Args:
@@ -149,8 +151,8 @@ class Redis(Commands, AbstractClient):
             ValueError: the command needs a connection of its own, see :meth:`exclusive`.
         """
         check_shareable(words)
-        reply = await self.request(words, timeout=self.timeout)
-        return decoded(reply) if self.decode_responses else reply
+        reply = self.request(words, timeout=self.timeout)
+        return _decoded(reply) if self.decode_responses else reply
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[Exclusive]:
@@ -216,6 +218,21 @@ class Redis(Commands, AbstractClient):
         async with self.exclusive() as connection:
             limit = timeout + (self.timeout or 0.0) if timeout and self.timeout else None
             return await connection.execute("BLPOP", *keys, timeout, timeout=limit)
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        return 6379 if parts.port is None else parts.port
+    except ValueError:
+        # Not what stands there: it may be the beginning of a password.
+        raise ValueError(
+            "the port of a Redis URL is no port number; '/', '?' and '#' in a password are "
+            "written as %2F, %3F and %23"
+        ) from None
+
+
+async def _decoded(reply: Awaitable[Any]) -> Any:
+    return decoded(await reply)
 
 
 def _raise_refusal(connection: Any) -> None:

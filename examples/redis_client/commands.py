@@ -1,5 +1,6 @@
 """Commands by name.  Everything else goes through ``execute``, and so do these."""
 
+from collections.abc import Coroutine
 from typing import Any
 
 from examples.redis_client.protocol import Value
@@ -16,7 +17,7 @@ class Commands:
     field as None.
     """
 
-    async def execute(self, *words: Value) -> Any:
+    def execute(self, *words: Value) -> Coroutine[Any, Any, Any]:
         """Send a command and return its reply; see the subclass."""
         raise NotImplementedError
 
@@ -26,9 +27,9 @@ class Commands:
 
     # Strings
 
-    async def get(self, key: Key) -> Any:
+    def get(self, key: Key) -> Coroutine[Any, Any, Any]:
         """The value, or None."""
-        return await self.execute("GET", key)
+        return self.execute("GET", key)
 
     async def set(
         self,

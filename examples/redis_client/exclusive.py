@@ -3,52 +3,11 @@
 from typing import Any
 
 from examples.redis_client.commands import Commands
-from examples.redis_client.protocol import RedisError, Value, decoded
-from examples.redis_client.transaction import Transaction, Words, exchange
+from examples.redis_client.protocol import RedisError, Value, Words, decoded
+from examples.redis_client.special import CHANGES, CLIENT, CLOSES, ENDS_NEVER, OPENS, name_of
+from examples.redis_client.transaction import Transaction, exchange
 
-__all__ = ["Exclusive", "check_shareable"]
-
-#: They block, and on a shared connection everybody else with them.
-_BLOCKING = (
-    "BLPOP BRPOP BLMOVE BLMPOP BRPOPLPUSH BZPOPMIN BZPOPMAX BZMPOP XREAD XREADGROUP WAIT WAITAOF"
-)
-#: They change what the commands behind them mean, until one of _CLOSING or for good.
-_OPENING = "MULTI WATCH"
-_CLOSING = "EXEC DISCARD UNWATCH"
-_CHANGING = "SELECT AUTH HELLO RESET QUIT READONLY READWRITE"
-#: Their replies never end.
-_ENDLESS = (
-    "SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR SYNC PSYNC"
-)
-
-
-def _names(*texts: str) -> frozenset[object]:
-    words = " ".join(texts).split()
-    return frozenset([*words, *(word.encode() for word in words)])
-
-
-_SUSPECT = _names(_BLOCKING, _OPENING, _CLOSING, _CHANGING, _ENDLESS, "CLIENT")
-_OPENS, _CLOSES, _CHANGES, _ENDS_NEVER = map(_names, (_OPENING, _CLOSING, _CHANGING, _ENDLESS))
-_CLIENT, _TELLS = _names("CLIENT"), _names("REPLY TRACKING")
-
-
-def check_shareable(words: Words) -> None:
-    """Refuse what would disturb the others on a shared connection.
-
-    Raises:
-        ValueError: the command needs a connection of its own.
-    """
-    name = _name(words)
-    if name in _SUSPECT and (name not in _CLIENT or _name(words[1:]) in _TELLS):
-        raise ValueError(
-            f"{words[0]!r} needs a connection of its own: use subscribe(), transaction() or "
-            "async with exclusive()"
-        )
-
-
-def _name(words: Words) -> object:
-    # Anything else is refused when it is encoded.
-    return words[0].upper() if words and isinstance(words[0], (str, bytes)) else None
+__all__ = ["Exclusive"]
 
 
 class Exclusive(Commands):
@@ -84,15 +43,15 @@ class Exclusive(Commands):
             LeaseReleased: the block is over.
             ValueError: the command's replies would never end.
         """
-        name = _name(words)
-        if name in _ENDS_NEVER:
+        name = name_of(words)
+        if name in ENDS_NEVER:
             raise ValueError(f"{words[0]!r} has replies without end: use subscribe()")
-        if name in _OPENS:
+        if name in OPENS:
             self._open = True
-        elif name in _CHANGES or name in _CLIENT:
+        elif name in CHANGES or name in CLIENT:
             self._changed = True
         reply = await self._lease.request(words, self._timeout if timeout == -1.0 else timeout)
-        if name in _CLOSES:
+        if name in CLOSES:
             self._open = False
         return decoded(reply) if self._decode else reply
 

@@ -7,9 +7,10 @@ from hiredis import PushNotification, Reader, pack_command
 
 from pulsar_client import MessageTooLarge, ProtocolError, PulsarClientError
 
-__all__ = ["RedisError", "RespCodec", "Value", "decoded"]
+__all__ = ["RedisError", "RespCodec", "Value", "Words", "decoded", "encoded"]
 
 Value = str | bytes | int | float
+Words = tuple[Value, ...]
 
 #: Bytes of a reply: the server's own limit is 512 MiB for a string.
 MAX_REPLY = 1024 * 1024 * 1024
@@ -23,6 +24,22 @@ class RedisError(PulsarClientError):
     def code(self) -> str:
         """The kind of error: ``ERR``, ``WRONGTYPE``, ``NOAUTH`` and so on."""
         return str(self).partition(" ")[0]
+
+
+def encoded(words: Any) -> bytes:
+    """A command, a tuple of words, as it is sent.
+
+    Raises:
+        TypeError: a word is of another type, or there is none.
+        UnicodeEncodeError: a str can't be encoded.
+    """
+    try:
+        if words:
+            data: bytes = pack_command(words)
+            return data
+    except TypeError:
+        pass
+    raise TypeError(f"a command consists of str, bytes, int and float, not of {words!r:.200}")
 
 
 class RespCodec:
@@ -40,19 +57,8 @@ class RespCodec:
         #: The last error: a server that wants no more clients sends one unasked, and closes.
         self.error: RedisError | None = None
 
-    def encode(self, words: Any) -> bytes:
-        """A command, a tuple of words, as it is sent.
-
-        Raises:
-            TypeError: a word is of another type, or there is none.
-        """
-        try:
-            if words:
-                data: bytes = pack_command(words)
-                return data
-        except TypeError:
-            pass
-        raise TypeError(f"a command consists of str, bytes, int and float, not of {words!r:.200}")
+    #: A method's call less for each command.
+    encode = staticmethod(encoded)
 
     def feed(self, data: bytes) -> None:
         """Append data."""

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from examples.redis_client.protocol import RedisError, Value
+from examples.redis_client.protocol import RedisError, Value, Words
+from examples.redis_client.special import check_transactional
 
 __all__ = ["Transaction", "WatchError", "exchange"]
-
-Words = tuple[Value, ...]
 
 
 class WatchError(RedisError):
@@ -32,7 +31,14 @@ class Transaction:
         self.results: list[Any] = []
 
     def execute(self, *words: Value) -> None:
-        """Add a command."""
+        """Add a command.
+
+        Raises:
+            TypeError: it can't be sent.
+            ValueError: it can't be a part of a transaction: ``EXEC``, ``SELECT``, ``SUBSCRIBE``
+                and their like.
+        """
+        check_transactional(words)
         self._commands.append(words)
 
     async def __aenter__(self) -> Self:

@@ -19,7 +19,7 @@ from examples.redis_server.replies import (
     null,
     push,
 )
-from examples.redis_server.store import Store
+from examples.redis_server.store import Store, number_of
 
 __all__ = ["Client", "answer"]
 
@@ -136,16 +136,6 @@ def _queue(client: Client, name: bytes, found: _Command | None, words: list[byte
     return b"+QUEUED\r\n"
 
 
-def _number(text: bytes) -> int:
-    try:
-        number = int(text) if len(text) <= 20 else _FOREVER * 2**20
-    except ValueError:
-        number = _FOREVER * 2**20
-    if not -(2**63) <= number < 2**63:
-        raise RedisFault("ERR value is not an integer or out of range")
-    return number
-
-
 # -- values ----------------------------------------------------------------------------------
 
 
@@ -166,7 +156,7 @@ def _set(client: Client, arguments: list[bytes]) -> bytes:
         if word in (b"NX", b"XX") and not condition:
             condition = word
         elif word in (b"EX", b"PX") and seconds is None:
-            number = _number(next(rest, b"?"))
+            number = number_of(next(rest, b"?"))
             if not 0 < number < _FOREVER:
                 raise RedisFault("ERR invalid expire time in 'set' command")
             seconds = number / 1000 if word == b"PX" else float(number)
@@ -199,7 +189,7 @@ def _incr(client: Client, arguments: list[bytes]) -> bytes:
 
 @command("INCRBY", 2, 2)
 def _incrby(client: Client, arguments: list[bytes]) -> bytes:
-    return integer(client.store.add(arguments[0], _number(arguments[1])))
+    return integer(client.store.add(arguments[0], number_of(arguments[1])))
 
 
 @command("DEL", 1, None)
@@ -215,7 +205,7 @@ def _exists(client: Client, arguments: list[bytes]) -> bytes:
 
 @command("EXPIRE", 2, 2)
 def _expire(client: Client, arguments: list[bytes]) -> bytes:
-    seconds = _number(arguments[1])
+    seconds = number_of(arguments[1])
     if seconds >= _FOREVER:
         raise RedisFault("ERR invalid expire time in 'expire' command")
     return integer(client.store.expire(arguments[0], seconds))
@@ -329,7 +319,7 @@ def _echo(client: Client, arguments: list[bytes]) -> bytes:
 
 @command("SELECT", 1, 1)
 def _select(client: Client, arguments: list[bytes]) -> bytes:
-    if _number(arguments[0]) != 0:
+    if number_of(arguments[0]) != 0:
         raise RedisFault("ERR DB index is out of range")
     return OK
 

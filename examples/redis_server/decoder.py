@@ -26,6 +26,7 @@ class CommandDecoder:
         "_args",
         "_chunks",
         "_data",
+        "_held",
         "_left",
         "_length",
         "_missing",
@@ -41,6 +42,7 @@ class CommandDecoder:
         self._data = b""
         self._pos = 0
         self._chunks: list[bytes] = []
+        self._held = 0  # bytes of the chunks
         self._missing = 0
         # The command at the head: how many arguments it still lacks, those it has, their bytes.
         self._left = 0
@@ -52,7 +54,7 @@ class CommandDecoder:
     @property
     def pending(self) -> int:
         """Bytes held of a command that is not complete; at least 1 once it has begun."""
-        held = len(self._data) - self._pos + sum(map(len, self._chunks))
+        held = len(self._data) - self._pos + self._held
         held += self._size - max(self._length, 0)
         return max(held, 1) if self._left else held
 
@@ -61,11 +63,13 @@ class CommandDecoder:
         if self._missing > len(data):
             self._missing -= len(data)
             self._chunks.append(data)
+            self._held += len(data)
             return
         self._missing = 0
         if self._pos < len(self._data) or self._chunks:
             data = b"".join((self._data[self._pos :], *self._chunks, data))
             self._chunks.clear()
+            self._held = 0
         self._data = data
         self._pos = 0
 

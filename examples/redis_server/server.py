@@ -32,9 +32,14 @@ class RedisConnection(Connection):
         super().__init__(CommandsConsumer, **kw)
         self.parser = CommandDecoder()
         self.client = Client(self, store, password)
+        #: Replies that are joined with those behind them for one write.
+        self.due: list[bytes] = []
 
     def push(self, replies: list[bytes]) -> None:
         """Send a message of a channel, unless the client does not read."""
+        if self.due:  # it publishes itself: behind the replies before
+            self.due.append(push(self.client.protocol, replies))
+            return
         try:
             self.write(push(self.client.protocol, replies))
         except ConnectionClosed:
@@ -86,7 +91,7 @@ class CommandsConsumer(ProtocolConsumer):
     def answer_all(self) -> Awaitable[None] | None:
         """Carry out commands until there are no more, or the client must read first."""
         decoder, client = self.connection.parser, self.connection.client
-        replies: list[bytes] = []
+        replies = self.connection.due
         size = 0
         while not client.leaving:
             try:
@@ -102,11 +107,13 @@ class CommandsConsumer(ProtocolConsumer):
             size += len(reply)
             if size >= JOINED:
                 waiter = self.write(b"".join(replies))
-                replies, size = [], 0
+                replies.clear()
+                size = 0
                 if waiter is not None:
                     return waiter
         if replies:
             self.write(b"".join(replies))
+            replies.clear()
         if client.leaving:
             self.finished()
             self.connection.close()

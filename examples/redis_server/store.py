@@ -3,16 +3,30 @@
 This module knows neither connections nor how replies look.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from examples.redis_server.replies import RedisFault
 
-__all__ = ["Store"]
+__all__ = ["Store", "number_of"]
 
 #: What a key costs beside its bytes and those of its value.
 _OVERHEAD = 100
 _BIGGEST = 2**63
+_NUMBER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
+
+
+def number_of(text: bytes) -> int:
+    """The number that a text is.
+
+    Raises:
+        RedisFault: it is none of 64 bits.
+    """
+    number = int(text) if _NUMBER.fullmatch(text) else _BIGGEST
+    if not -_BIGGEST <= number < _BIGGEST:
+        raise RedisFault("ERR value is not an integer or out of range")
+    return number
 
 
 class Store:
@@ -58,13 +72,7 @@ class Store:
     def add(self, key: bytes, amount: int) -> int:
         """Add to the number stored, 0 if there is none; the time to live stays."""
         value = self.get(key)
-        try:
-            number = int(value or b"0") if value is None or len(value) <= 20 else _BIGGEST
-        except ValueError:
-            number = _BIGGEST
-        if not -_BIGGEST <= number < _BIGGEST:
-            raise RedisFault("ERR value is not an integer or out of range")
-        number += amount
+        number = amount + (0 if value is None else number_of(value))
         if not -_BIGGEST <= number < _BIGGEST:
             raise RedisFault("ERR increment or decrement would overflow")
         deadline = self._deadlines.get(key)

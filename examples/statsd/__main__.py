@@ -32,6 +32,9 @@ async def run(number: int) -> tuple[Metrics, int, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, run, print; return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if words in (["--help"], ["-h"]):
+        print("usage: python -m examples.statsd [NUMBER]")
+        return 0
     if len(words) > 1 or not all(word.isascii() and word.isdigit() for word in words):
         print("usage: python -m examples.statsd [NUMBER]", file=sys.stderr)
         return 2

@@ -27,6 +27,7 @@ from pulsar_client.app.privileges import Identity
 from pulsar_client.app.scoreboard import Scoreboard
 from pulsar_client.app.service_manager import ServiceManager
 from pulsar_client.app.settings import Settings
+from pulsar_client.app.stuck_workers import StuckWorkers
 from pulsar_client.app.watching import Windows
 from pulsar_client.app.worker_handle import WorkerHandle, describe_status
 from pulsar_client.app.worker_process import WorkerOrder, reason_of
@@ -36,12 +37,11 @@ __all__ = ["Arbiter"]
 
 logger = logging.getLogger("pulsar_client.app")
 
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD")
+_STOPS = ("SIGTERM", "SIGINT", "SIGQUIT")
+_SIGNALS = ("SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGCHLD")
 # What a stop may take beyond graceful_timeout, and a quick one in all, is 1 s (P13): workers
 # that are still there after this are killed.
 _KILL_AFTER = 0.5
-# A stuck worker has this long to write its stacks and die of SIGABRT.
-_ABORT_TIME = 2.0
 _COULD_NOT_START = 3
 
 
@@ -73,6 +73,8 @@ class Arbiter:
         self.crew: Crew | None = None
         #: What became of reloads.
         self.reloads = {"done": 0, "failed": 0}
+        #: The signal that has told it to stop.
+        self.stopped_by = ""
         self._load = load
         self._open_listeners = open_listeners
         self._log_file = log_file
@@ -83,6 +85,7 @@ class Arbiter:
         self._lifeline, self._lifeline_held = os.pipe()
         self._windows = Windows(self.info)
         self._manager = ServiceManager(os.environ)
+        self._stuck_workers = StuckWorkers(self.workers, self._manager)
         self._pidfile: PidFile | None = None
         # Of workers that are gone.
         self._past = {"accepted": 0, "requests": 0, "errors": 0}
@@ -92,10 +95,8 @@ class Arbiter:
         self._reload_wanted = False
         self._stopping = False
         self._kill_timer: asyncio.TimerHandle | None = None
-        self._code = 0
         self._last_words: str | None = None
         self._over: asyncio.Future[None] | None = None
-        self._watch_timer: asyncio.TimerHandle | None = None
 
     @property
     def settings(self) -> Settings:
@@ -106,24 +107,29 @@ class Arbiter:
         """Serve until told to stop.
 
         Returns:
-            The exit code: 0 after a signal, 1 failed while running, 3 could not start.
+            The exit code: 0 after a signal, 3 could not start.
         """
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
+        for name in _STOPS:
+            loop.add_signal_handler(getattr(signal, name), self._stop, name)
         for name in _SIGNALS:
             loop.add_signal_handler(getattr(signal, name), getattr(self, f"_on_{name.lower()}"))
         self._on_sigchld()  # for those that ended before
         try:
-            await self._begin()
-            await self._over
-        except (ConfigError, OSError) as error:
-            self._fail(reason_of(error))
+            try:
+                await self._begin()
+            except Exception as error:
+                if not isinstance(error, ConfigError | OSError):
+                    logger.exception("the arbiter failed")
+                self._fail(reason_of(error))
             await self._over
         finally:
             await self._end()
-        if self._last_words is not None:
-            logger.error("could not start: %s", self._last_words)
-        return self._code
+        if self._last_words is None:
+            return 0
+        logger.error("could not start: %s", self._last_words)
+        return _COULD_NOT_START
 
     async def _begin(self) -> None:
         settings = self.settings
@@ -138,7 +144,7 @@ class Arbiter:
         if self._stopping:
             return
         self.crew = self._new_crew(settings, self.listeners, certificates, identity)
-        self._watch()
+        self._stuck_workers.look()
         self.crew.start()
 
     def _new_crew(
@@ -205,6 +211,7 @@ class Arbiter:
         match message["say"]:
             case "ready":
                 worker.became_ready()
+                self._stuck_workers.expect(worker)
                 if self._stopping:
                     worker.stop(self.settings.graceful_timeout, "stop", last=True)
                 else:
@@ -213,8 +220,8 @@ class Arbiter:
                 crew.enough(worker)
             case "closed" if self._handover is not None:
                 self._handover.has_stopped(worker)
-            case "failed":
-                worker.reason = message["reason"]
+            case _:
+                worker.note(message)
 
     def _on_sigchld(self) -> None:
         for worker in tuple(self.workers.values()):
@@ -237,7 +244,7 @@ class Arbiter:
         how = describe_status(wait_status)
         asked_for = worker.state == "retiring" and (wait_status == 0 or worker.ready_at is None)
         if not asked_for and not (self._stopping and wait_status == 0):
-            wanted = worker.state == "retiring"
+            wanted = worker.state == "retiring" or (worker.signalled and wait_status == 0)
             text = "; its stacks:\n" + stacks if stacks else ""
             logger.log(
                 logging.WARNING if wanted else logging.ERROR,
@@ -251,29 +258,6 @@ class Arbiter:
             crew.ended(worker, worker.cause or how)
         if self._stopping and not self.workers:
             self._finish()
-
-    def _watch(self) -> None:
-        """Look for workers whose loop is stuck (P7)."""
-        timeout = self.settings.timeout
-        interval = max(0.05, min(1.0, timeout / 4)) if timeout else 1.0
-        if self._manager.watchdog is not None:
-            interval = min(interval, self._manager.watchdog / 3)
-            if all(worker.silence <= max(timeout, 2.0) for worker in self.workers.values()):
-                self._manager.alive()
-        self._watch_timer = asyncio.get_running_loop().call_later(interval, self._watch)
-        for worker in tuple(self.workers.values()):
-            if timeout and worker.silence > timeout and worker.state in ("ready", "retiring"):
-                text = "worker %d (pid %d): its loop has been stuck for %.1f s"
-                logger.error(text, worker.idx, worker.pid, worker.silence)
-                worker.state = "stuck"
-                worker.cause = "stuck"
-                # faulthandler writes the stacks of all threads before it dies of this.
-                worker.signal(signal.SIGABRT)
-                asyncio.get_running_loop().call_later(_ABORT_TIME, self._kill_if_there, worker)
-
-    def _kill_if_there(self, worker: WorkerHandle) -> None:
-        if self.workers.get(worker.pid) is worker:
-            worker.signal(signal.SIGKILL)
 
     def _crew_ready(self, crew: Crew) -> None:
         if crew is not self.crew:
@@ -379,17 +363,11 @@ class Arbiter:
         for worker in self.workers.values():
             worker.channel.send(do="reopen")
 
-    def _on_sigterm(self) -> None:
-        self._stop(quick=self._stopping)
-
-    _on_sigint = _on_sigterm
-
-    def _on_sigquit(self) -> None:
-        self._stop(quick=True)
-
     # The end
 
-    def _stop(self, *, quick: bool) -> None:
+    def _stop(self, name: str) -> None:
+        self.stopped_by = self.stopped_by or name
+        quick = name == "SIGQUIT" or self._stopping
         grace = 0.0 if quick else self.settings.graceful_timeout
         if not self._stopping:
             logger.info("stopping%s", "" if quick else " gracefully")
@@ -421,7 +399,6 @@ class Arbiter:
     def _fail(self, reason: str) -> None:
         """Nothing was ever served: everything ends (P10)."""
         self._last_words = reason
-        self._code = _COULD_NOT_START
         self._stopping = True
         for worker in self.workers.values():
             worker.kill()
@@ -434,12 +411,12 @@ class Arbiter:
 
     async def _end(self) -> None:
         loop = asyncio.get_running_loop()
-        for timer in (self._watch_timer, self._kill_timer):
-            if timer is not None:
-                timer.cancel()
+        self._stuck_workers.close()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
         for worker in self.workers.values():  # after an error of this process itself
             worker.end()
-        for name in _SIGNALS:
+        for name in (*_STOPS, *_SIGNALS):
             loop.remove_signal_handler(getattr(signal, name))
         self.listeners.close()
         self._windows.close()

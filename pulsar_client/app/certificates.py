@@ -15,7 +15,7 @@ from pulsar_client.app.settings import Settings
 from pulsar_client.exceptions import ConfigError
 from pulsar_client.tls import server_context
 
-__all__ = ["Certificates"]
+__all__ = ["Certificates", "check_completeness"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,15 +37,10 @@ class Certificates:
             ConfigError: one of certificate and key is missing, or a file is wrong; the message
                 names it.
         """
+        check_completeness(settings)
         cert_file, key_file, ca_file = settings.cert_file, settings.key_file, settings.ca_file
-        if cert_file is None and key_file is None:
-            if ca_file is not None:
-                raise ConfigError(f"ca_file is {ca_file!r}, which needs cert_file and key_file")
+        if cert_file is None or key_file is None:
             return None
-        if cert_file is None:
-            raise ConfigError(f"key_file is {key_file!r} and cert_file none: TLS needs both")
-        if key_file is None:
-            raise ConfigError(f"cert_file is {cert_file!r} and key_file none: TLS needs both")
         server_context(cert_file, key_file, ca_file=ca_file)  # its errors name the file
         ca = None if ca_file is None else _content(ca_file)
         return cls(_content(cert_file), _content(key_file), ca)
@@ -65,6 +60,22 @@ class Certificates:
         """Let the handshakes that begin from now on use this certificate."""
         with _path(self.cert) as cert, _path(self.key) as key:
             context.load_cert_chain(cert, key)
+
+
+def check_completeness(settings: Settings) -> None:
+    """See that the settings name all files that TLS needs, or none; no file is read.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    cert_file, key_file, ca_file = settings.cert_file, settings.key_file, settings.ca_file
+    if cert_file is None and key_file is None:
+        if ca_file is not None:
+            raise ConfigError(f"ca_file is {ca_file!r}, which needs cert_file and key_file")
+    elif cert_file is None:
+        raise ConfigError(f"key_file is {key_file!r} and cert_file none: TLS needs both")
+    elif key_file is None:
+        raise ConfigError(f"cert_file is {cert_file!r} and key_file none: TLS needs both")
 
 
 def _content(path: str) -> bytes:

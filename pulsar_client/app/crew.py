@@ -126,7 +126,9 @@ class Crew:
             old, place.worker, place.successor = place.worker, worker, None
             if old is not None:
                 old.stop(self.grace, "max_requests")
-        if not self.was_ready and all(p.worker and p.worker.ready_at for p in self.places):
+        if not self.was_ready and all(
+            p.worker is not None and p.worker.ready_at is not None for p in self.places
+        ):
             self.was_ready = True
             self._on_ready(self)
 

@@ -10,6 +10,7 @@ import time
 from pulsar_client.app.scoreboard import (
     BEAT,
     CONNECTIONS,
+    LOOKED,
     RANK,
     Row,
     Scoreboard,
@@ -20,7 +21,7 @@ __all__ = ["FairShare"]
 #: Seconds that a worker steps back; a few times in a row if it has much more than others.
 PAUSE = 0.0005
 _PAUSES_EACH = 2  # for each connection that it is ahead: the other may be slow to wake up
-_MOST_PAUSES = 12
+_MOST_PAUSES = 12  # and one more, up to as many again, for each worker that has less
 # Seconds from one pause to the next while it is the same connection that waits; loops round up.
 _SAME_ONE = 0.003
 # A worker whose loop has not turned for so long is not waited for.
@@ -40,6 +41,9 @@ class FairShare:
         self._row = row
         self._pauses = 0
         self._last = 0.0
+        self._taken = 0
+        # Those that were waited for in vain, by index, with what has to change first.
+        self._silent: dict[int, tuple[int, int]] = {}
 
     def begin(self) -> None:
         """Take a place among the others: not behind them, or all would leave everything to it."""
@@ -47,34 +51,60 @@ class FairShare:
 
     def __call__(self) -> float:
         """Give the seconds to wait before the next accept; 0 to accept now."""
+        self._row[LOOKED] += 1
+        excess, taken = self._look()
         now = time.monotonic()
-        if now > self._last + _SAME_ONE:
+        if taken != self._taken and now > self._last + _SAME_ONE:
             self._pauses = 0  # it waited for another connection, which somebody has taken
         self._last = now
-        excess = self._excess()
+        self._taken = taken
         if excess <= self._pauses:
+            if self._pauses:
+                self._note_silent()
             self._pauses = 0
             return 0.0
         self._pauses += 1
         return PAUSE
 
-    def _excess(self) -> int:
-        """How many pauses it has to make: more, the more it is ahead of the one with the least.
+    def _note_silent(self) -> None:
+        """Those it has waited for are not waited for again before they show that they live."""
+        mine = _standing(self._row)
+        self._silent = {
+            row.index: _life(row) for row in self._board.accepting() if _standing(row) < mine
+        }
 
-        Open connections count first.  Where they are short there are never any, and it is the
-        number of accepted ones that shows who is ahead.
+    def _look(self) -> tuple[int, int]:
+        """Give how many pauses it has to make, and how many connections all have taken.
+
+        Pauses are more, the more it is ahead of the one with the least.  Open connections count
+        first.  Among those that have the least of them, the number of accepted ones shows who is
+        ahead: where connections are short, that is all there is to see.
         """
-        own = self._row
-        connections, rank = own[CONNECTIONS], own[RANK]
+        mine = least = _standing(self._row)
+        before, taken = 0, mine[1]
         now = time.monotonic_ns()
-        least, least_rank = connections, rank
         for row in self._board.accepting():
-            if row.index == own.index or now - row[BEAT] > _FRESH:
+            if row.index == self._row.index:
                 continue
-            if row[CONNECTIONS] < least:
-                least = row[CONNECTIONS]
-            if row[RANK] < least_rank:
-                least_rank = row[RANK]
-        if connections > least:
-            return min(_MOST_PAUSES, _PAUSES_EACH * (connections - least))
-        return min(_MOST_PAUSES, _PAUSES_EACH * (rank - least_rank))
+            other = _standing(row)
+            taken += other[1]
+            if (
+                other < mine
+                and now - row[BEAT] <= _FRESH
+                and self._silent.get(row.index) != _life(row)
+            ):
+                before += 1
+                least = min(least, other)
+        ahead = mine[0] - least[0] or mine[1] - least[1]
+        # The one with the least may be unable to accept: the others still come in their order.
+        return min(_PAUSES_EACH * ahead, _MOST_PAUSES + min(_MOST_PAUSES, before)), taken
+
+
+def _standing(row: Row) -> tuple[int, int]:
+    """Who has less is the next to accept."""
+    return row[CONNECTIONS], row[RANK]
+
+
+def _life(row: Row) -> tuple[int, int]:
+    """What changes while a worker lives."""
+    return row[LOOKED], row[BEAT]

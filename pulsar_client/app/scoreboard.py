@@ -21,6 +21,7 @@ ERRORS = 5
 LAG = 6  # microseconds by which the last beat was late
 RANK = 7  # accepted connections, counted from where the others were when it began
 REFUSED = 8
+LOOKED = 9  # how often it was woken up by connections that wait
 _NUMBERS = 16
 
 # States of a row.

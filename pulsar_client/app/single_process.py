@@ -35,6 +35,8 @@ logger = logging.getLogger("pulsar_client.app")
 _SIGNALS = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1")
 # What a stop may take beyond graceful_timeout is 1 s (P13), a stuck handler or not.
 _END_AFTER = 0.7
+# What the last words may take of it: the log itself may be stuck.
+_WORDS_TIME = 0.2
 
 
 class SingleProcess:
@@ -54,12 +56,15 @@ class SingleProcess:
         self.started = time.time()
         self.listeners = Listeners([], "")
         self.worker: Worker | None = None
+        #: The signal that has told it to stop.
+        self.stopped_by = ""
         self._load = load
         self._open_listeners = open_listeners
         self._log_file = log_file
         self._loop: asyncio.AbstractEventLoop | None = None
         self._deadline: float | None = None
         self._is_ready = False
+        self._is_over = False
         self._windows = Windows(self.info)
         self._manager = ServiceManager(os.environ)
         self._pidfile: PidFile | None = None
@@ -114,6 +119,7 @@ class SingleProcess:
             if self._pidfile is not None:
                 self._pidfile.close()
             listener.close(restore=self._deadline is None)
+            self._is_over = True
         return 0
 
     async def _serve(self) -> None:
@@ -146,6 +152,7 @@ class SingleProcess:
             quick = name == "SIGQUIT" or self._deadline is not None
             seconds = _END_AFTER + (0.0 if quick else self.settings.graceful_timeout)
             deadline = time.monotonic() + seconds
+            self.stopped_by = self.stopped_by or name
             if self._deadline is None or deadline < self._deadline:
                 self._deadline = deadline
                 threading.Thread(target=self._end_at, args=(deadline,), daemon=True).start()
@@ -154,12 +161,20 @@ class SingleProcess:
             self._loop.call_soon_threadsafe(self._on_other_signal, name)
 
     def _end_at(self, deadline: float) -> None:
-        """End the process, in a thread, should the loop be stuck."""
+        """End the process, in a thread, should the loop or another thread be stuck."""
         threading.Event().wait(max(0.0, deadline - time.monotonic()))
+        last_resort = threading.Timer(_WORDS_TIME, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
         self.listeners.close()
         self._windows.close()
         if self._pidfile is not None:
             self._pidfile.close()
+        left = "threads of the application are still running"
+        if not self._is_over:
+            connections = 0 if self.worker is None else self.worker.connections
+            left = f"its loop has not come to an end, with {connections} connections open"
+        logger.warning("stopped by %s at the deadline, exit code 0: %s", self.stopped_by, left)
         os._exit(0)
 
     def _stop(self, number: int, quick: bool) -> None:

@@ -17,11 +17,10 @@ from functools import partial
 from typing import Any, ClassVar
 
 from pulsar_client.app import logs, main_module
-from pulsar_client.app.arbiter import Arbiter
+from pulsar_client.app.certificates import check_completeness
 from pulsar_client.app.configuration import Configuration, load, read_params
 from pulsar_client.app.listeners import Listeners, inherited_sockets
 from pulsar_client.app.settings import Settings
-from pulsar_client.app.single_process import SingleProcess
 from pulsar_client.app.worker import Worker
 from pulsar_client.exceptions import ConfigError
 from pulsar_client.protocols import Connection, PulsarProtocol
@@ -230,6 +229,8 @@ class SocketServer:
             raise RuntimeError("start() must not be called while an event loop runs: it blocks")
         try:
             configuration = self.configuration()
+            if configuration.check:
+                check_completeness(configuration.settings)
         except ConfigError as error:
             logs.standard_error().write(f"{_prog()}: error: {error}\n")
             raise SystemExit(_USAGE) from None
@@ -249,6 +250,10 @@ class SocketServer:
         except OSError as error:
             logs.standard_error().write(f"could not start: log_file: {error}\n")
             return 3
+        # Here, as a worker imports this module too: it starts without what only others need.
+        from pulsar_client.app.arbiter import Arbiter
+        from pulsar_client.app.single_process import SingleProcess
+
         kind: Any = Arbiter
         if settings.concurrency == "thread":
             kind = SingleProcess
@@ -264,10 +269,13 @@ class SocketServer:
         )
         try:
             with asyncio.Runner(loop_factory=self._runner.loop_factory) as runner:
-                return int(runner.run(self._runner.run()))
+                code = int(runner.run(self._runner.run()))
         except Exception:
-            self.logger.exception("failed")
+            self.logger.exception("failed, exit code 1")
             return 1
+        if code == 0:  # else it has said why
+            self.logger.info("stopped by %s, exit code 0", self._runner.stopped_by)
+        return code
 
     def open_listeners(self, settings: Settings, kept: Listeners | None = None) -> Listeners:
         """Make the listening sockets of the settings; called by the process that starts first.

@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
     Returns:
-        0 if there was something to show, 1 if no server answered, 2 for wrong use.
+        0 if there was something to show, even if its reader has gone; 1 if no server answered,
+        2 for wrong use.
     """
     parser = argparse.ArgumentParser(
         prog="python -m pulsar_client status",
@@ -47,10 +48,25 @@ def main(arguments: Sequence[str]) -> int:
                 sys.stderr.write(f"no server answers on {path}: {error}\n")
             continue
         shown += 1
-        sys.stdout.write(json.dumps(info) + "\n" if options.json else report(info))
+        if not _show(json.dumps(info) + "\n" if options.json else report(info)):
+            break
     if not shown and not options.path:
         sys.stderr.write(f"no server runs that has its socket in {status_directory()}\n")
     return 0 if shown else 1
+
+
+def _show(text: str) -> bool:
+    """Write it to standard output; tell whether somebody reads there."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer is written when the interpreter ends, and must not fail.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return False
+    return True
 
 
 def _known_paths() -> list[str]:

@@ -48,6 +48,7 @@ class WorkerHandle:
     Attributes:
         state: ``starting``, ``ready``, ``retiring`` or ``stuck``.
         cause: why it ends, where the arbiter wants it to.
+        signalled: somebody else has told it to end, by TERM or QUIT.
     """
 
     def __init__(
@@ -61,8 +62,11 @@ class WorkerHandle:
         self.state = "starting"
         self.cause: str | None = None
         self.reason: str | None = None
+        self.signalled = False
         self.born = time.monotonic()
         self.ready_at: float | None = None
+        #: Its setting, whatever that of a later reload.
+        self.timeout = order.settings.timeout
         self._beat_interval = beat_interval(order.settings)
         self.row = board.take()
         ours, theirs = socket.socketpair()
@@ -118,6 +122,14 @@ class WorkerHandle:
         self.ready_at = time.monotonic()
         if self.state == "starting":
             self.state = "ready"
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Keep what it tells of its end."""
+        match message["say"]:
+            case "signalled":
+                self.signalled = True
+            case "failed":
+                self.reason = message["reason"]
 
     def stop(self, grace: float, cause: str, *, last: bool = False) -> None:
         """Tell it to finish what is in flight; one that does not serve yet is killed.

@@ -150,7 +150,7 @@ class _Process:
         loop = self.loop = asyncio.get_running_loop()
         for name in ("SIGTERM", "SIGQUIT"):
             number = getattr(signal, name)
-            loop.add_signal_handler(number, worker.on_signal, number)
+            loop.add_signal_handler(number, self._on_signal, number)
         if hasattr(signal, "SIGUSR1"):
             loop.add_signal_handler(signal.SIGUSR1, self._reopen)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {getattr(signal, name) for name in BLOCKED})
@@ -184,6 +184,11 @@ class _Process:
                 self.worker.stop(message["grace"], last=message["last"])
             case "reopen":
                 self._reopen()
+
+    def _on_signal(self, number: int) -> None:
+        assert self.worker is not None
+        self.say(say="signalled")
+        self.worker.on_signal(number)
 
     def _reopen(self) -> None:
         if self.log_file is not None:

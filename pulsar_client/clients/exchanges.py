@@ -6,6 +6,7 @@ in ``attempts``.  This module knows no protocol, and not how connections are ope
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, TypeVar
 
 from pulsar_client.clients.attempts import check_attempts, is_safe, perform, within
@@ -68,36 +69,39 @@ class Exchanges(Producer):
             attempts = self.attempts
         if attempts.__class__ is not int or attempts < 1:
             check_attempts(attempts)
-        check_seconds("timeout", timeout)
+        if timeout is not None and not (timeout.__class__ is float and 0.0 <= timeout < inf):
+            check_seconds("timeout", timeout)  # a call that most need not make
         failure = None
         # The first attempt, without anything that only the others need: where a connection is
         # there at once, not even an object for the lease.
         entry = pool.borrow()
         if entry is not None:
-            connection = entry.connection
+            connection, begin, owner = entry.connection, entry.begin, entry.owner
+            begun = 0.0 if timeout is None else owner.time()
             failed = True
-            time = entry.owner.time
-            begun = 0.0 if timeout is None else time()
             try:
-                if timeout is None:
-                    reply = await connection.request(message)
-                elif isinstance(connection, Connection):
-                    reply = await connection.request(message, timeout)
-                else:
-                    limit = asyncio.timeout(timeout)
-                    reply = await within(limit, timeout, _ask, connection, (message,))
-                failed = False
-                return reply
+                waiter = None if begin is None else begin(message, timeout)
+                if waiter is not None:
+                    try:
+                        reply = await waiter
+                    except BaseException:
+                        connection.end_request(waiter, waiter)
+                        raise
+                    failed = False
+                    return reply
+                if begin is None or owner.may_still_be_asked(entry):
+                    reply = await _asked(connection, message, timeout)
+                    failed = False
+                    return reply
+                entry = None
             except OSError as exc:
-                safe = is_safe(exc, connection, None, single=True, idempotent=idempotent)
-                if timeout is not None:
-                    safe = safe and not isinstance(exc, RequestTimeout)
-                    timeout -= time() - begun
-                if attempts == 1 or not safe or (timeout is not None and timeout <= 0):
+                left = None if timeout is None else timeout - (owner.time() - begun)
+                if attempts == 1 or not _is_repeatable(exc, connection, idempotent, left):
                     raise
-                failure = repr(exc)
+                timeout, failure = left, repr(exc)
             finally:
-                entry.owner.give_back(entry, False, failed)
+                if entry is not None:
+                    owner.give_back(entry, False, failed)
         return await perform(
             pool,
             _request,
@@ -190,6 +194,22 @@ class Exchanges(Producer):
 
     def _repeated(self) -> None:
         self._retries += 1
+
+
+def _is_repeatable(exc: OSError, connection: Any, idempotent: bool, left: float | None) -> bool:
+    """Tell whether a request may be made again in the seconds that are left."""
+    if left is not None and (left <= 0 or isinstance(exc, RequestTimeout)):
+        return False
+    return is_safe(exc, connection, None, single=True, idempotent=idempotent)
+
+
+def _asked(connection: Any, message: Any, timeout: float | None) -> Awaitable[Any]:
+    """One request with a time-out, on whatever kind of connection."""
+    if timeout is None:
+        return _ask(connection, message)
+    if isinstance(connection, Connection):
+        return connection.request(message, timeout)
+    return within(asyncio.timeout(timeout), timeout, _ask, connection, (message,))
 
 
 def _request(lease: PoolConnection, message: Any) -> Awaitable[Any]:

@@ -28,11 +28,14 @@ class EventHandler:
     ONE_TIME_EVENTS: tuple[str, ...] = ()
     MANY_TIMES_EVENTS: tuple[str, ...] = ()
 
-    # Class-level defaults: an object that uses no event stores nothing for them.  Both dicts are
-    # read, not written, by other classes of this package, to skip events nobody listens to.
     _loop: asyncio.AbstractEventLoop | None = None
-    _one_time: dict[str, OneTime] | None = None
-    _many_times: dict[str, Event] | None = None
+    # Both are read, not written, by other classes of this package, to skip events nobody listens
+    # to.  An object that uses no event stores nothing for them: its class has them, unless its
+    # constructor sets them first, as those do that are asked all the time: since Python 3.12 an
+    # attribute that hides one of the class is found as slowly as that.
+    _one_time: dict[str, OneTime] | None
+    _many_times: dict[str, Event] | None
+    _sets_events = False
     logger: logging.Logger = logger
 
     def __init__(
@@ -41,6 +44,8 @@ class EventHandler:
         one_time_events: Iterable[str] | None = None,
         many_times_events: Iterable[str] | None = None,
     ) -> None:
+        if not hasattr(self, "_one_time"):
+            self._one_time = self._many_times = None
         if loop is not None:
             if not isinstance(loop, asyncio.AbstractEventLoop):
                 raise TypeError(f"loop is {loop!r}, expected an asyncio event loop or None")
@@ -49,6 +54,11 @@ class EventHandler:
             self.ONE_TIME_EVENTS = (*self.ONE_TIME_EVENTS, *one_time_events)
         if many_times_events is not None:
             self.MANY_TIMES_EVENTS = (*self.MANY_TIMES_EVENTS, *many_times_events)
+
+    def __init_subclass__(cls, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        if not cls._sets_events:
+            cls._one_time = cls._many_times = None
 
     def event(self, name: str) -> Event | OneTime | None:
         """The event of that name, or None if this object has no such event."""

@@ -51,7 +51,8 @@ class Calibration:
 
     def text(self) -> str:
         """Say it for people."""
-        return (
+        head = "interrupted: the figures are those of a part\n" if self.interrupted else ""
+        return head + (
             f"event loop      {self.loop}\n"
             f"rate            {self.rate:.0f}/s at most, client and null server in one process\n"
             f"dispatch        late by {format_duration(self.lateness_p50)} at p50, "
@@ -100,7 +101,8 @@ def recording_cost() -> float:
     times = [(k * 1e-4, k * 1e-4 + 1e-6, k * 1e-4 + 2e-6) for k in range(_SAMPLES)]
     began = time.perf_counter()
     for number, (intended, dequeued, sent) in enumerate(times):
-        recorder.answered(0, intended, dequeued, sent, sent + (number * 7919 % 2000) * 1e-6)
+        answered = sent + (number * 7919 % 2000) * 1e-6
+        recorder.answered(0, (intended, dequeued, sent, answered))
         if number % 500 == 0:
             recorder.fold()
     recorder.fold()

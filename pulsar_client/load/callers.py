@@ -5,14 +5,20 @@ Who decides when a request is due is in :mod:`pulsar_client.load.loops`.
 
 import asyncio
 from asyncio import AbstractEventLoop, CancelledError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from pulsar_client.exceptions import ConnectionClosed, PoolUnavailable
+from pulsar_client.exceptions import PoolUnavailable
+from pulsar_client.load.causes import cause_of, example_of
 from pulsar_client.load.recorder import Recorder
 from pulsar_client.load.scenarios import Context, Scenario
 
-__all__ = ["Caller", "Callers", "ended"]
+__all__ = ["Caller", "Callers", "Request", "ended"]
 
+#: One that is to be made: the index of its scenario, the moment at which it was due, this moment,
+#: and whether it is behind the warm-up.
+Request = tuple[int, float, float, bool]
+
+_NOT_CONNECTED = (PoolUnavailable, ConnectionRefusedError)
 # How often a task is cancelled that does not end.
 _INSIST = 3
 # A scenario that never waits must not keep the loop from everything else.
@@ -114,41 +120,58 @@ class Callers:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def call(self, caller: Caller, label: int, intended: float, measured: bool) -> None:
-        """Make one request and record how it ended."""
-        context = caller.context
-        number = context.number = self._number
-        self._number = number + 1
-        context.intended = intended
-        context.sent = 0.0
-        caller.measured = measured
-        recorder = self._recorder
-        clock = self._clock
-        dequeued = context.dequeued = clock()
-        if measured:
-            recorder.sent += 1
-        self._busy[caller] = dequeued + self._timeout
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout, self._look_at_deadlines)
-        try:
-            await self._functions[label](context)
-        except CancelledError as exc:
-            if not caller.timed_out:
-                raise
-            self._failed(caller, label, intended, exc)
-        except Exception as exc:  # noqa: BLE001 - whatever a scenario raises is the request's end
-            self._failed(caller, label, intended, exc)
-        else:
-            if caller.timed_out:  # the scenario swallowed the cancellation
-                self._failed(caller, label, intended, TimeoutError())
-            elif measured:
-                recorder.answered(label, intended, dequeued, context.sent or dequeued, clock())
-        finally:
-            del self._busy[caller]
-            if self._settled is not None and not self._busy and not self._settled.done():
-                self._settled.set_result(None)
-        if number % _BREATHE_EVERY == 0:
-            await asyncio.sleep(0)
+    async def serve(
+        self,
+        caller: Caller,
+        requests: Iterable[Request],
+        think: float = 0.0,
+        recover: float = 0.0,
+    ) -> None:
+        """Make one request after the other and record how each ended.
+
+        Args:
+            caller: who makes them.
+            requests: gives the next as soon as it is to be made.
+            think: seconds to wait after each.
+            recover: seconds to wait after one for which there was no connection, if that is more.
+        """
+        # Every request passes here: what it costs is in all that is measured.
+        context, recorder, busy = caller.context, self._recorder, self._busy
+        functions, clock, timeout = self._functions, self._clock, self._timeout
+        for label, intended, dequeued, measured in requests:
+            pause = think
+            number = context.number = self._number
+            self._number = number + 1
+            context.intended = intended
+            context.dequeued = dequeued
+            context.sent = 0.0
+            caller.measured = measured
+            if measured:
+                recorder.sent += 1
+            busy[caller] = dequeued + timeout
+            if self._timer is None:
+                self._timer = self._loop.call_later(timeout, self._look_at_deadlines)
+            try:
+                await functions[label](context)
+            except CancelledError as exc:
+                if not caller.timed_out:
+                    raise
+                self._failed(caller, label, intended, exc)
+            except Exception as exc:  # noqa: BLE001 - whatever a scenario raises is its end
+                self._failed(caller, label, intended, exc)
+                pause = max(think, recover) if isinstance(exc, _NOT_CONNECTED) else think
+            else:
+                if caller.timed_out:  # the scenario swallowed the cancellation
+                    self._failed(caller, label, intended, TimeoutError())
+                elif measured:
+                    times = (intended, dequeued, context.sent or dequeued, clock())
+                    recorder.answered(label, times)
+            finally:
+                del busy[caller]
+                if self._settled is not None and not busy and not self._settled.done():
+                    self._settled.set_result(None)
+            if pause or number % _BREATHE_EVERY == 0:
+                await asyncio.sleep(pause)
 
     def _failed(self, caller: Caller, label: int, intended: float, exc: BaseException) -> None:
         now = self._clock()
@@ -159,10 +182,13 @@ class Callers:
             caller.task.uncancel()
             timeout = True
             cause = "timeout: no answer" if context.sent else "timeout: not sent"
-            message = f"no end within {self._timeout:g} s"
+            text = f"no end within {self._timeout:g} s"
         else:
-            cause, message = cause_of(exc), f"{type(exc).__name__}: {exc}"
+            cause, text = cause_of(exc), ""
         if caller.measured:
+            message = ""
+            if not self._recorder.knows(cause):
+                message = example_of(exc, self._functions[label], text)
             times = (intended, context.dequeued, context.sent, now)
             self._recorder.failed(label, times, cause, message, timeout)
 
@@ -197,12 +223,3 @@ async def ended(tasks: "Sequence[asyncio.Task[None]]") -> None:
         pending = [task for task in pending if not task.done()]
     if cancelled is not None:
         raise cancelled
-
-
-def cause_of(exc: BaseException) -> str:
-    """Name the cause of an error in few words, so that errors can be counted by it."""
-    if isinstance(exc, PoolUnavailable) and exc.__cause__ is not None:
-        return f"can't connect: {type(exc.__cause__).__name__}"
-    if isinstance(exc, ConnectionClosed):
-        return "connection closed"
-    return type(exc).__name__

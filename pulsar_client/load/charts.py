@@ -110,9 +110,12 @@ def chart(
     parts += [_draw(line, x, y) for line in lines if line.points]
     for number, (at, text) in enumerate(marks):
         across = _x(x, at)
+        # In the right half it stands on the left of its line, where there is room for it.
+        place, anchor = (across + 4, "start") if across < _WIDTH / 2 else (across - 4, "end")
         parts.append(
             f'<line class="mark" x1="{across}" x2="{across}" y1="{_TOP}" y2="{floor}"/>'
-            f'<text class="marked" x="{across + 4}" y="{_TOP + 12 + 13 * (number % 3)}">'
+            f'<text class="marked" x="{place}" y="{_TOP + 12 + 13 * (number % 3)}" '
+            f'text-anchor="{anchor}">'
             f"{escape(text)}</text>"
         )
     parts.append(_legend(lines))

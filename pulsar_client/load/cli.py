@@ -1,7 +1,7 @@
 """``python -m pulsar_client load``: the command line, and its exit codes.
 
-0 passed, 1 a threshold was missed, 2 wrong use, 3 the run is INVALID, 4 the target can't be
-reached at the start, 130 interrupted.
+0 passed, 1 a threshold was missed or no request succeeded, 2 wrong use, 3 the run is INVALID,
+4 the target can't be reached at the start, 130 interrupted.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -40,9 +41,9 @@ PASSED, MISSED, USAGE, INVALID, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _PROGRAM = "python -m pulsar_client load"
 _EPILOG = (
-    "Exit codes: 0 passed, 1 threshold missed, 2 wrong use, 3 INVALID, 4 unreachable at the "
-    "start, 130 interrupted.  Other commands: load calibrate, load find-max, load compare, "
-    "load merge; each has its --help."
+    "Exit codes: 0 passed, 1 threshold missed or no request succeeded, 2 wrong use, 3 INVALID, "
+    "4 unreachable at the start, 130 interrupted.  Other commands: load calibrate, "
+    "load find-max, load compare, load merge; each has its --help."
 )
 _T = TypeVar("_T")
 
@@ -90,8 +91,15 @@ def command_run(arguments: Sequence[str]) -> int:
     plan = plan_of(options)
     for path in (options.json, options.csv, options.html):
         check_writable(path)
-    result = in_loop(options.loop, lambda stop: _watched(plan, options.threshold, options, stop))
-    write_reports(result, options)
+
+    async def whole(stop: Stop) -> Result:
+        result = await _watched(plan, options.threshold, options, stop)
+        write_reports(result, options)  # in the loop, where one more Ctrl-C does not end it
+        return result
+
+    result = in_loop(options.loop, whole)
+    if result.failure and options.json == "-":  # without the text there is nobody to tell
+        print(result.failure, file=sys.stderr)
     return exit_code(result)
 
 
@@ -124,32 +132,52 @@ def in_loop(name: str, work: Callable[[Stop], Coroutine[Any, Any, _T]]) -> _T:
         # What was made until now is never garbage: a collection in the run need not look at it.
         gc.collect()
         gc.freeze()
-        return await work(stop)
+        try:
+            return await work(stop)
+        finally:
+            if stop.requested and hasattr(signal, "pthread_sigmask"):
+                # The process ends as it was asked to: one more Ctrl-C shall not change how.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     with asyncio.Runner(loop_factory=loop_factory(name)) as runner:
         return runner.run(interruptible())
 
 
 def write_reports(result: Result, options: argparse.Namespace) -> None:
-    """Print the text, and write the files that were asked for."""
-    if options.json != "-":
-        print(text_report(result), end="", flush=True)
-    if options.json is not None:
-        write(options.json, json.dumps(result.as_json(), allow_nan=False) + "\n")
-    if getattr(options, "csv", None) is not None:
-        write(options.csv, csv_report(result))
-    if getattr(options, "html", None) is not None:
-        write(options.html, html_report(result))
+    """Write the files that were asked for, and print the text; each, if another can't be."""
+    with contextlib.ExitStack() as last_to_first:
+        last_to_first.callback(tell, options.json, text_report(result), result.as_json)
+        if options.html is not None:
+            last_to_first.callback(write, options.html, html_report(result))
+        if options.csv is not None:
+            last_to_first.callback(write, options.csv, csv_report(result))
+
+
+def tell(path: str | None, text: str, data: Callable[[], dict[str, Any]]) -> None:
+    """Print a text and write the JSON that goes with it; only the JSON if that is printed."""
+    try:
+        if path is not None:
+            write(path, json.dumps(data(), allow_nan=False) + "\n")
+    finally:
+        if path != "-":
+            write("-", text)
 
 
 def check_writable(path: str | None) -> None:
     """Refuse a file that can't be written, before the run instead of after it.
 
     Raises:
-        ConfigError: its directory does not exist.
+        ConfigError: its directory does not exist, it is one itself, or it is not ours to write.
     """
-    if path not in (None, "-") and not Path(str(path)).resolve().parent.is_dir():
+    if path is None or path == "-":
+        return
+    file = Path(path).resolve()
+    if not file.parent.is_dir():
         raise ConfigError(f"{path!r} can't be written: its directory does not exist")
+    if file.is_dir():
+        raise ConfigError(f"{path!r} can't be written: it is a directory")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"{path!r} can't be written: permission denied")
 
 
 def write(path: str, text: str) -> None:
@@ -158,13 +186,16 @@ def write(path: str, text: str) -> None:
     Raises:
         ConfigError: it can't be written.
     """
-    if path == "-":
-        print(text, end="", flush=True)
-        return
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        if path == "-":
+            print(text, end="", flush=True)
+        else:
+            Path(path).write_text(text, encoding="utf-8")
     except OSError as exc:
-        raise ConfigError(f"{path!r} can't be written: {exc.strerror}") from exc
+        if path == "-":  # what is left of the text must not fail once more at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):  # else nobody reads on, as behind `| head`
+            raise ConfigError(f"{path!r} can't be written: {exc.strerror}") from exc
 
 
 def read(path: str) -> Result:
@@ -177,8 +208,10 @@ def read(path: str) -> Result:
         return Result.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as exc:
         raise ConfigError(f"{path!r} can't be read: {exc.strerror}") from exc
-    except (ValueError, UnicodeDecodeError) as exc:
+    except ConfigError as exc:
         raise ConfigError(f"{path!r}: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{path!r} is not the --json of a run: {exc}") from exc
 
 
 # -- the other commands ----------------------------------------------------------------------
@@ -196,10 +229,7 @@ def command_calibrate(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     check_writable(options.json)
     found = in_loop(options.loop, lambda stop: calibrate(options.duration, stop))
-    if options.json != "-":
-        print(found.text(), end="")
-    if options.json is not None:
-        write(options.json, json.dumps(found.as_json()) + "\n")
+    tell(options.json, found.text(), found.as_json)
     return INTERRUPTED if found.interrupted else PASSED
 
 
@@ -228,13 +258,10 @@ def command_find_max(arguments: Sequence[str]) -> int:
             limit=options.limit,
             precision=options.precision,
             stop=stop,
-            tell=lambda line: print(line, flush=True) if options.json != "-" else None,
+            tell=lambda line: write("-", f"{line}\n") if options.json != "-" else None,
         ),
     )
-    if options.json != "-":
-        print(found.text(), end="")
-    if options.json is not None:
-        write(options.json, json.dumps(found.as_json()) + "\n")
+    tell(options.json, found.text(), found.as_json)
     if found.interrupted:
         return INTERRUPTED
     return MISSED if found.rate is None else PASSED
@@ -256,7 +283,7 @@ def command_compare(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     base, new = read(options.base), read(options.new)
     found = compare(base, new, [read(path) for path in options.noise], options.at_least)
-    print(found.text(), end="")
+    write("-", found.text())
     if not (base.valid and new.valid):
         return INVALID
     return MISSED if found.worse else PASSED
@@ -275,7 +302,9 @@ def command_merge(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     result = merge([read(path) for path in options.part])
     write_reports(result, options)
-    return PASSED if result.valid else INVALID
+    if not result.valid:
+        return INVALID
+    return PASSED if result.passed else MISSED
 
 
 COMMANDS = {

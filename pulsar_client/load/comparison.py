@@ -89,6 +89,12 @@ _FIGURES: tuple[tuple[str, Callable[[Result], float], Callable[[float], str], bo
 )
 #: Failures are shares already: a change of them is a difference.
 _ABSOLUTE = {"failed": 0.001}
+#: What two runs should have in common, by its name in the plan, for a change to be the target's.
+_CONDITIONS = (
+    *("protocol", "scenario_file", "rate", "stages", "arrivals", "in_flight", "on_full", "think"),
+    *("duration", "warmup", "connections", "pipeline", "timeout", "size", "workers", "faults"),
+    *("requests_per_connection", "connection_age"),
+)
 #: Fewer values than this beyond a percentile, and it is luck.
 _FEW = 10
 
@@ -128,6 +134,11 @@ def compare(
         lines.append(Line(name, first, second, change, noise, verdict, shown))
     notes = [
         f"the {who} run is INVALID" for who, r in (("base", base), ("new", new)) if not r.valid
+    ]
+    notes += [
+        f"the runs differ in {name}: {base.plan.get(name)!r} and {new.plan.get(name)!r}"
+        for name in _CONDITIONS
+        if base.plan.get(name) != new.plan.get(name)
     ]
     if not repeats:
         notes.append("without --noise a change may be one of the machine's: repeat the base run")

@@ -70,6 +70,8 @@ def _verdict(result: Result) -> str:
     if result.invalid:
         reasons = "; ".join(result.invalid)
         return f'<p class="verdict bad">INVALID: {escape(reasons)}</p>'
+    if result.failure:
+        return f'<p class="verdict bad">{escape(result.failure)}</p>'
     if not result.passed:
         return '<p class="verdict bad">a threshold was missed</p>'
     text = "interrupted" if result.interrupted else "valid"

@@ -1,5 +1,6 @@
 """What is shown while a run goes on: one screen, or a plain line a second."""
 
+import contextlib
 import sys
 from collections import Counter
 from typing import Any, Protocol, TextIO
@@ -94,8 +95,9 @@ class Lines:
         figures = self._window.add(interval, totals)
         if figures is not None:
             text = "  ".join(f"{name} {value}" for name, value in figures.items())
-            self._out.write(f"{interval.end:6.1f} s  {self._loop}  {text}\n")
-            self._out.flush()
+            with contextlib.suppress(BrokenPipeError):  # nobody looks any more: the run goes on
+                self._out.write(f"{interval.end:6.1f} s  {self._loop}  {text}\n")
+                self._out.flush()
 
     def close(self) -> None:
         """Nothing is left to do."""

@@ -9,10 +9,10 @@ import asyncio
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 
-from pulsar_client.load.callers import Caller, Callers
+from pulsar_client.load.callers import Caller, Callers, Request
 from pulsar_client.load.recorder import Recorder
 from pulsar_client.load.ticker import Ticker, make_ticker
 
@@ -60,6 +60,7 @@ class OpenLoop:
         self._halted = False
         self._ticker: Ticker | None = None
         self._sent_all = asyncio.Event()
+        self._failure: Exception | None = None
 
     @property
     def queued(self) -> int:
@@ -80,6 +81,8 @@ class OpenLoop:
             await self._sent_all.wait()
         finally:
             self._ticker.close()
+        if self._failure is not None:
+            raise self._failure
 
     async def drain(self, timeout: float) -> None:
         """Wait until every request has ended, `timeout` seconds at most."""
@@ -93,9 +96,16 @@ class OpenLoop:
         self._sent_all.set()
 
     def _tick(self) -> None:
-        """Hand out the requests that are due."""
+        """Hand out the requests that are due; whoever runs the loop is told if that fails."""
         if self._halted:
             return
+        try:
+            self._hand_out()
+        except Exception as exc:  # noqa: BLE001 - nobody else would hear of it
+            self._failure = exc
+            self.halt()
+
+    def _hand_out(self) -> None:
         assert self._ticker is not None
         offsets, start = self._offsets, self._start
         number, last = self._next, len(offsets)
@@ -131,16 +141,26 @@ class OpenLoop:
 
     async def _serve(self, caller: Caller) -> None:
         """What one caller does: take what is due, or wait for it."""
-        due, offsets, labels, start = self._due, self._offsets, self._labels, self._start
-        call, first = self._callers.call, self._first_measured
-        new_future = asyncio.get_running_loop().create_future
+        serve, new_future = self._callers.serve, asyncio.get_running_loop().create_future
         while True:
-            while due and not self._halted:
-                number = due.popleft()
-                await call(caller, labels[number], start + offsets[number], number >= first)
+            if self._due:
+                await serve(caller, self._take())
             caller.wake = new_future()
             self._idle.append(caller)
             await caller.wake
+
+    def _take(self) -> Iterator[Request]:
+        """What is due, one after the other."""
+        due, offsets, labels, start = self._due, self._offsets, self._labels, self._start
+        clock, first = self._clock, self._first_measured
+        while due and not self._halted:
+            number = due.popleft()
+            yield labels[number], start + offsets[number], clock(), number >= first
+
+
+#: Seconds that a caller of a closed loop waits when there was no connection for its request: it
+#: would fail at once again, and by the thousand.
+_RECOVER = 0.01
 
 
 class ClosedLoop:
@@ -180,6 +200,7 @@ class ClosedLoop:
         self._warmup = warmup
         self._duration = duration
         self._think = think
+        self._over = False
         self._halted = asyncio.Event()
 
     async def run(self, start: float) -> None:
@@ -193,7 +214,7 @@ class ClosedLoop:
             async with asyncio.timeout(max(0.0, end - self._clock())):
                 await self._halted.wait()
         except TimeoutError:
-            self._halted.set()
+            self._over = True
 
     async def drain(self, timeout: float) -> None:
         """Wait until every request has ended, `timeout` seconds at most."""
@@ -201,25 +222,28 @@ class ClosedLoop:
 
     def halt(self) -> None:
         """Send nothing more, from this moment on."""
+        self._over = True
         self._halted.set()
 
     async def _serve(self, caller: Caller, start: float, end: float) -> None:
-        clock, recorder, halted = self._clock, self._recorder, self._halted
-        measured_from = start + self._warmup
-        random: Random = caller.context.rng
-        kinds = range(len(self._weights))
-        label = 0
-        if (early := start - clock()) > 0:
+        if (early := start - self._clock()) > 0:
             await asyncio.sleep(early)
-        while True:
-            if self._think:
-                await asyncio.sleep(self._think)
-            intended = clock()
-            if intended >= end or halted.is_set():
-                return
-            if len(kinds) > 1:
+        if self._think:
+            await asyncio.sleep(self._think)
+        requests = self._next(caller.context.rng, start, end)
+        await self._callers.serve(caller, requests, self._think, _RECOVER)
+
+    def _next(self, random: Random, start: float, end: float) -> Iterator[Request]:
+        """The next request of one caller whenever it is asked for, until the time is over."""
+        clock, recorder, measured_from = self._clock, self._recorder, start + self._warmup
+        kinds = range(len(self._weights))
+        several = len(kinds) > 1
+        label = 0
+        while (now := clock()) < end and not self._over:
+            if several:
                 label = random.choices(kinds, self._weights)[0]
-            measured = intended >= measured_from
+            measured = now >= measured_from
             if measured:
                 recorder.scheduled += 1
-            await self._callers.call(caller, label, intended, measured)
+            # Due at the moment at which it is sent: nothing ever waits in a closed loop (L3).
+            yield label, now, now, measured

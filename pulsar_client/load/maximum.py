@@ -70,6 +70,10 @@ class Maximum:
 
     def text(self) -> str:
         """Say it for people."""
+        held = max((trial.rate for trial in self.trials if trial.ok), default=None)
+        if self.interrupted:
+            so_far = "no rate held" if held is None else f"{held:.0f}/s held"
+            return f"interrupted; until then {so_far}\n"
         if self.rate is None:
             return "no rate was found at which every objective holds\n"
         knee = "" if self.knee is None else f", the knee is at {self.knee:.0f}/s"
@@ -144,10 +148,13 @@ async def find_maximum(
         runner: makes a run.
 
     Raises:
-        ConfigError: there is no first rate, or the precision makes no sense.
+        ConfigError: there is no first rate or it is above the limit, or the precision makes
+            no sense.
     """
     if plan.rate is None or plan.stages:
         raise ConfigError("find-max needs a rate to begin with")
+    if plan.rate > limit:
+        raise ConfigError(f"the first rate is {plan.rate:g}, above the limit of {limit:g}")
     if not 0.001 <= precision <= 0.5:
         raise ConfigError(f"precision is {precision!r}, expected a share from 0.001 to 0.5")
     search = _Search(plan, objectives, stop or Stop(), tell, runner)

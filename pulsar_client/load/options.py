@@ -17,11 +17,20 @@ __all__ = ["Parser", "add_common", "add_run", "plan_of", "value"]
 _T = TypeVar("_T")
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that says what is wrong without the long usage."""
 
     def __init__(self, **kw: Any) -> None:
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kw)
+        super().__init__(formatter_class=_Formatter, **kw)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with 2."""
@@ -65,7 +74,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how much")
     add = group.add_argument
     add("--rate", type=_rate, metavar="N", help="requests a second: an open loop")
-    add("--duration", type=_seconds, default=10.0, metavar="T", help="seconds measured")
+    add("--duration", type=_seconds, metavar="T", help="time measured (default: 10s)")
     add(
         "--stage",
         type=value(stage),

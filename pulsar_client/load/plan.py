@@ -10,12 +10,14 @@ from pulsar_client.load.faults import Fault
 from pulsar_client.load.scenarios import Scenario, ScenarioFile, load_file
 from pulsar_client.load.schedule import Stage, planned
 from pulsar_client.load.target import Target
-from pulsar_client.load.wire import find_wire
+from pulsar_client.load.wire import PROTOCOLS, find_wire
 
 __all__ = ["Limits", "Plan"]
 
 #: Requests that may be in flight at once in an open loop without a cap of its own.
 DEFAULT_CAP = 10_000
+#: Seconds of a run that has no duration of its own.
+DEFAULT_DURATION = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Plan:
             many may be.
         on_full: what an open loop does with a request that is due at the cap: ``"queue"`` it, or
             ``"drop"`` it.
-        duration: seconds, behind the warm-up.
+        duration: seconds, behind the warm-up; None for 10, or for those of the stages.
         warmup: seconds at the start that are in no counter.
         connections: the size of the pool.
         pipeline: requests in flight on one connection.
@@ -84,7 +86,7 @@ class Plan:
     seed: int = 1
     in_flight: int | None = None
     on_full: Literal["queue", "drop"] = "queue"
-    duration: float = 10.0
+    duration: float | None = None
     warmup: float = 0.0
     connections: int = 10
     pipeline: int = 1
@@ -105,6 +107,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        self._check_schedule()
         self._check_model()
         self._check_target()
 
@@ -123,12 +126,12 @@ class Plan:
         """Seconds that are measured."""
         if self.stages:
             return sum(stage.duration for stage in self.stages)
-        return self.duration
+        return DEFAULT_DURATION if self.duration is None else self.duration
 
     @property
     def schedule(self) -> tuple[Stage, ...]:
         """The stages of an open loop, the warm-up in front at the rate of the first."""
-        stages = tuple(self.stages) or (Stage(self.duration, self.rate or 0.0),)
+        stages = tuple(self.stages) or (Stage(self.measured, self.rate or 0.0),)
         if self.warmup:
             return (Stage(self.warmup, stages[0].rate), *stages)
         return stages
@@ -160,6 +163,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Give it for a report, or for another process."""
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        data["duration"] = None if self.stages else self.measured
         data["limits"] = vars(self.limits).copy()
         data["stages"] = [[stage.duration, stage.rate, stage.to] for stage in self.stages]
         data["faults"] = [fault.text for fault in self.faults]
@@ -210,14 +214,23 @@ class Plan:
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"{name} is {value!r}, expected a whole number from 1")
 
-    def _check_model(self) -> None:
+    def _check_schedule(self) -> None:
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise ConfigError(f"rate is {self.rate!r}, expected requests a second above 0")
         if self.rate is not None and self.stages:
             raise ConfigError("rate and stages exclude each other: a stage has its own rate")
+        if self.duration is not None and self.stages:
+            raise ConfigError("duration and stages exclude each other: a stage has its own time")
+        if self.think and self.open:
+            raise ConfigError("think is for closed loops: an open one sends by its schedule")
+        if self.open and not planned(self.schedule):
+            raise ConfigError("the stages plan no request at all: give one a rate above 0")
+
+    def _check_model(self) -> None:
         if not self.open and self.in_flight is None:
             raise ConfigError(
-                "give a rate (open loop) or in_flight (closed loop): a load test needs one"
+                "give a rate (open loop) or in_flight (closed loop): a load test needs one; "
+                "--rate 1000, say"
             )
         if self.engine is not None and not self.engine.startswith("dask://"):
             raise ConfigError(f"engine is {self.engine!r}, expected dask://HOST:PORT")
@@ -227,11 +240,6 @@ class Plan:
             raise ConfigError(f"arrivals is {self.arrivals!r}, expected 'constant' or 'poisson'")
         if self.on_full not in ("queue", "drop"):
             raise ConfigError(f"on_full is {self.on_full!r}, expected 'queue' or 'drop'")
-        if self.open:
-            if self.think:
-                raise ConfigError("think is for closed loops: an open one sends by its schedule")
-            if not planned(self.schedule):
-                raise ConfigError("the stages plan no request at all: give one a rate above 0")
         if self.in_flight is not None and self.in_flight < self.workers:
             raise ConfigError(
                 f"in_flight is {self.in_flight} for {self.workers} workers, "
@@ -246,12 +254,23 @@ class Plan:
             raise ConfigError(f"pipeline is {self.pipeline}, but only streams can be pipelined")
         if self.faults and (target is None or target.scheme == "udp" or self.protocol is None):
             raise ConfigError("faults need a protocol and a target over TCP, TLS or a unix socket")
+        for fault in self.faults:
+            if fault.at >= self.measured:
+                raise ConfigError(
+                    f"fault {fault.text!r} would begin after the end: the run has "
+                    f"{self.measured:g} s"
+                )
+        if (self.ca_file or self.insecure) and (target is None or target.scheme != "tls"):
+            raise ConfigError("ca_file and insecure are for targets over TLS: tls://HOST:PORT")
         if self.protocol is not None:
             find_wire(self.protocol)
             if target is None:
                 raise ConfigError(f"protocol {self.protocol!r} needs a target")
         elif not (self.scenarios or self.scenario_file):
-            raise ConfigError("give a protocol or scenarios: without them there is no request")
+            raise ConfigError(
+                "give a protocol or scenarios: without them there is no request; "
+                f"--protocol {', '.join(PROTOCOLS)} or module:Consumer"
+            )
         if target is not None and not self.own_target:
             foreign = target.foreign_address()
             if foreign is not None:

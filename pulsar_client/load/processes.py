@@ -30,10 +30,12 @@ class ProcessLink:
         self.pid = process.pid
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Write a line to it."""
+        """Write a line to it; nothing happens if it is gone, which receive() tells."""
         writer = self._process.stdin
         assert writer is not None
-        with contextlib.suppress(ConnectionError):  # it is gone; receive() tells
+        if writer.is_closing():  # uvloop raises RuntimeError when one writes all the same
+            return
+        with contextlib.suppress(ConnectionError):
             writer.write(json.dumps(message).encode() + b"\n")
             await writer.drain()
 

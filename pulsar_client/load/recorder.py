@@ -6,16 +6,15 @@ the totals of parts are those of the whole (L9).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from operator import sub
 from typing import Any
 
 from pulsar_client.load.histogram import Buckets, buckets
 
 __all__ = ["METRICS", "Counts", "Interval", "Recorder", "Totals"]
 
-#: The durations of a request that are kept for each label, in the order of :meth:`Recorder.fold`.
+#: The durations of a request that are kept for each label, in the order of :class:`Recorder`.
 METRICS = ("response", "service", "pool_wait")
 #: Those that belong to no label.
 OTHER_METRICS = ("lateness", "connect")
@@ -23,6 +22,8 @@ OTHER_METRICS = ("lateness", "connect")
 # A target, or a scenario, may make up error messages without end.
 _MOST_CAUSES = 64
 _LONGEST_CAUSE = 120
+# So many moments are folded together: few enough to be in the processor's cache still.
+_BATCH = 2048
 
 # Moments of one request: intended, dequeued, sent (0.0 if it never was), answered.
 _Times = tuple[float, float, float, float]
@@ -165,17 +166,24 @@ class Recorder:
         self.last_end = 0.0
         # Four moments a request, one behind the other: a tuple each would keep the collector busy.
         self._batches: list[list[float]] = [[] for _ in self.labels]
+        # Of each label, in the order of METRICS.
+        self._metrics = [tuple(f"{label}/{metric}" for metric in METRICS) for label in labels]
         self._durations: dict[str, Buckets] = {}
         self._causes: Counter[str] = Counter()
         self._known: set[str] = set()
         self._samples: dict[str, str] = {}
 
-    def answered(
-        self, label: int, intended: float, dequeued: float, sent: float, answered: float
-    ) -> None:
+    def answered(self, label: int, times: _Times) -> None:
         """Count a request that was answered."""
         self.ok += 1
-        self._batches[label] += (intended, dequeued, sent, answered)
+        batch = self._batches[label]
+        batch += times
+        if len(batch) >= _BATCH:
+            self._fold(label)
+
+    def knows(self, cause: str) -> bool:
+        """Whether there was a failure with this cause before: then its message is not needed."""
+        return cause[:_LONGEST_CAUSE] in self._known
 
     def failed(self, label: int, times: _Times, cause: str, message: str, timeout: bool) -> None:
         """Count a request that failed; its elapsed time is in the percentiles as well (L7)."""
@@ -194,27 +202,13 @@ class Recorder:
 
     def fold(self) -> None:
         """Fold what was recorded into buckets; to be called a few times a second."""
-        for label, batch in zip(self.labels, self._batches, strict=True):
-            if not batch:
-                continue
-            self.last_end = max(self.last_end, batch[-1])
-            intended, dequeued, sent, answered = (batch[place::4] for place in range(4))
-            self._count(f"{label}/response", map(sub, answered, intended))
-            if 0.0 in sent:  # some never were
-                ends = [s or a for s, a in zip(sent, answered, strict=True)]
-                self._count(f"{label}/pool_wait", map(sub, ends, dequeued))
-                pairs = zip(answered, sent, strict=True)
-                self._count(f"{label}/service", [a - s for a, s in pairs if s])
-            else:
-                self._count(f"{label}/pool_wait", map(sub, sent, dequeued))
-                self._count(f"{label}/service", map(sub, answered, sent))
-            batch.clear()
-        if self.lateness:
-            self._count("lateness", self.lateness)
-            self.lateness.clear()
-        if self.connects:
-            self._count("connect", self.connects)
-            self.connects.clear()
+        for label, batch in enumerate(self._batches):
+            if batch:
+                self._fold(label)
+        for name, durations in (("lateness", self.lateness), ("connect", self.connects)):
+            if durations:
+                self._count(name, buckets(durations))
+                durations.clear()
 
     def take(self, now: float, *, queued: int, in_flight: int, connections: int) -> Interval:
         """End an interval.
@@ -255,11 +249,27 @@ class Recorder:
         self._causes, self._durations, self._samples = Counter(), {}, {}
         return interval
 
-    def _count(self, name: str, durations: Iterable[float]) -> None:
+    def _fold(self, label: int) -> None:
+        batch = self._batches[label]
+        response, service, pool_wait = self._metrics[label]
+        self.last_end = max(self.last_end, batch[-1])
+        intended, dequeued, sent, answered = (batch[place::4] for place in range(4))
+        self._count(response, buckets(answered, intended))
+        if 0.0 in sent:  # some never were
+            ends = [s or a for s, a in zip(sent, answered, strict=True)]
+            self._count(pool_wait, buckets(ends, dequeued))
+            pairs = zip(answered, sent, strict=True)
+            self._count(service, buckets([a - s for a, s in pairs if s]))
+        else:
+            self._count(pool_wait, buckets(sent, dequeued))
+            self._count(service, buckets(answered, sent))
+        batch.clear()
+
+    def _count(self, name: str, found: list[int]) -> None:
         counted = self._durations.get(name)
         if counted is None:
             counted = self._durations[name] = Counter()
-        counted.update(buckets(durations))
+        counted.update(found)
 
 
 class Totals:

@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pulsar_client.exceptions import ConfigError
@@ -75,6 +74,7 @@ class Result:
         *,
         lost: Iterable[str] = (),
         marks: Iterable[Mark] = (),
+        started: str = "",
     ) -> "Result":
         """Put a result together.
 
@@ -85,6 +85,7 @@ class Result:
             ends: of every process that came to its end.
             lost: what is known of those that did not.
             marks: besides those of the processes.
+            started: date and time, UTC.
         """
         histograms = {name: Histogram(counted) for name, counted in totals.durations.items()}
         healths = [end.health for end in ends]
@@ -103,6 +104,8 @@ class Result:
                 "closed loop: it sends less when the target is slow, so its percentiles can't be "
                 "compared with those of an open loop"
             )
+        # Of processes that were all lost, or had not begun, only their intervals are known.
+        seen = max((last.end for last in totals.workers.values()), default=0.0) - plan.warmup
         counts = totals.counts
         if counts.queued:
             warnings.append(
@@ -120,14 +123,14 @@ class Result:
             causes=dict(totals.causes.most_common()),
             samples=totals.samples,
             histograms=histograms,
-            elapsed=max((end.elapsed for end in ends), default=plan.measured),
+            elapsed=max((end.elapsed for end in ends), default=max(seen, 1e-9)),
             points=timeline.points,
             marks=merged_marks([*marks, *(m for end in ends for m in end.marks)]),
             invalid=invalid,
             warnings=warnings,
             healths=healths,
             interrupted=any(end.interrupted for end in ends),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            started=started,
         )
 
     # What a test asks
@@ -139,8 +142,22 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether every threshold holds."""
-        return all(outcome.ok for outcome in self.outcomes)
+        """Whether every threshold holds, and not every request failed."""
+        return not self.failure and all(outcome.ok for outcome in self.outcomes)
+
+    @property
+    def failure(self) -> str:
+        """What happened to the requests if none of those that were sent succeeded, or ""."""
+        counts = self.counts
+        if counts.ok or not counts.sent:
+            return ""
+        if not self.causes:
+            return f"no request succeeded: none of {counts.sent} was answered"
+        cause = max(self.causes, key=self.causes.__getitem__)
+        return (
+            f"no request succeeded: {self.causes[cause]} of {counts.sent} ended with {cause!r}, "
+            f"e.g. {self.samples.get(cause, cause)}"
+        )
 
     @property
     def open(self) -> bool:

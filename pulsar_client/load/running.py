@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 from pulsar_client.load.coordinator import Coordinator, WorkerLink
 from pulsar_client.load.dask_engine import dask_links
@@ -50,6 +51,13 @@ async def run(
     totals = Totals() if totals is None else totals
     timeline = Timeline(plan.point)
     stop = stop or Stop()
+    started = datetime.now(UTC).isoformat(timespec="milliseconds")
+    many = plan.workers > 1 or plan.engine is not None
+    labelled = [condition for condition in conditions if condition.label is not None]
+    session = Session(plan, stop=stop, clock=clock) if labelled or not many else None
+    for condition in labelled:
+        assert session is not None
+        condition.check_label(session.labels)
 
     def emit(interval: Interval) -> None:
         totals.add(interval)
@@ -59,16 +67,16 @@ async def run(
 
     ends: Sequence[SessionEnd]
     lost: list[str] = []
-    if plan.workers > 1 or plan.engine is not None:
+    if many:
         async with _links(plan) as links:
             coordinator = Coordinator(plan, links, emit, stop)
             await coordinator.run()
         ends, lost = coordinator.ends, coordinator.lost
     else:
-        session = Session(plan, stop=stop, clock=clock)
+        assert session is not None
         async with session.prepared():
             ends = [await session.run(emit)]
-    result = Result.of(plan, totals, timeline, ends, lost=lost)
+    result = Result.of(plan, totals, timeline, ends, lost=lost, started=started)
     result.interrupted |= stop.requested
     result.judge(conditions)
     return result

@@ -13,7 +13,7 @@ This module knows no run: who calls scenarios, and when, is the runner's busines
 import importlib.util
 import inspect
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from pulsar_client.exceptions import ConfigError
 from pulsar_client.load.faults import Fault
 from pulsar_client.load.target import Target
 
-__all__ = ["Context", "Scenario", "ScenarioFile", "load_file", "scenario", "setup"]
+__all__ = ["Context", "Scenario", "ScenarioFile", "Setup", "load_file", "scenario", "setup"]
 
 Function = Callable[["Context"], Awaitable[Any]]
 Setup = Callable[[Target | None], AbstractAsyncContextManager[Any]]
@@ -253,13 +253,3 @@ def _import(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
-
-
-@asynccontextmanager
-async def entered(setup: Setup | None, target: Target | None) -> AsyncIterator[Any]:
-    """Run a file's setup around a test; None without one."""
-    if setup is None:
-        yield None
-    else:
-        async with setup(target) as client:
-            yield client

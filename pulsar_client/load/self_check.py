@@ -1,7 +1,9 @@
 """Whether the client itself was good enough for its numbers to mean anything (L5)."""
 
 import asyncio
+import errno
 import os
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -140,9 +142,8 @@ def verdict(
 
 def _descriptors() -> tuple[int, int]:
     """How many descriptors are open, and how many may be; zeros where that can't be told."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
-        import resource
-
-        return len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    except (ImportError, OSError):
-        return 0, 0
+        return len(os.listdir("/dev/fd")), allowed
+    except OSError as exc:  # to look takes one as well
+        return (allowed, allowed) if exc.errno == errno.EMFILE else (0, 0)

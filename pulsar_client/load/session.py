@@ -10,8 +10,9 @@ from random import Random
 from typing import Any
 
 from pulsar_client.addresses import Address
-from pulsar_client.exceptions import PoolUnavailable
+from pulsar_client.exceptions import ConfigError, PoolUnavailable
 from pulsar_client.load.callers import Callers, ended
+from pulsar_client.load.causes import described, example_of
 from pulsar_client.load.connections import (
     TargetClient,
     UdpTargetClient,
@@ -22,7 +23,7 @@ from pulsar_client.load.faults import play
 from pulsar_client.load.loops import ClosedLoop, OpenLoop
 from pulsar_client.load.plan import Plan
 from pulsar_client.load.recorder import Interval, Recorder
-from pulsar_client.load.scenarios import Context, Scenario, entered
+from pulsar_client.load.scenarios import Context, Scenario, Setup
 from pulsar_client.load.schedule import arrivals, choices
 from pulsar_client.load.self_check import Health, Probe
 from pulsar_client.load.target import Target
@@ -130,10 +131,15 @@ class Session:
         if not self._scenarios:
             assert self._wire is not None
             self._scenarios = (wire_scenario(plan, self._wire),)
-        self._recorder = Recorder([s.label for s in self._scenarios], index)
+        self._recorder = Recorder(self.labels, index)
         self._client: TargetClient | UdpTargetClient | None = None
         self._loop: OpenLoop | ClosedLoop
         self._callers: Callers
+
+    @property
+    def labels(self) -> list[str]:
+        """Those of the scenarios."""
+        return [scenario.label for scenario in self._scenarios]
 
     @contextlib.asynccontextmanager
     async def prepared(self) -> AsyncIterator[None]:
@@ -141,7 +147,7 @@ class Session:
 
         Raises:
             TargetUnreachable: the target can't be reached.
-            ConfigError: the plan is too large.
+            ConfigError: the plan is too large, or the setup of the scenario file failed.
         """
         plan = self._plan
         target = plan.where()
@@ -162,10 +168,9 @@ class Session:
                 )
                 await stack.enter_async_context(self._client)
                 await self._open_connections(target)
-            try:
-                user_client = await stack.enter_async_context(entered(self._setup, target))
-            except OSError as exc:
-                raise TargetUnreachable(f"the setup failed: {exc!r}") from exc
+            user_client = None
+            if self._setup is not None:
+                user_client = await self._set_up(self._setup, target, stack)
             self._make_loop(target, user_client)
             yield
 
@@ -194,6 +199,8 @@ class Session:
             interrupted = self._stop.requested
             await self._until_the_end_of_the_time()
             health = probe.finish()
+            if self._client is not None and self._client.starved:
+                health.descriptors = health.descriptors_allowed
             interrupted |= await self._drain()
             await ended(beside)
             for task in beside:
@@ -221,32 +228,73 @@ class Session:
         part = whole // self._count + (self._index < whole % self._count)
         return max(1, part)
 
+    async def _set_up(
+        self, setup: Setup, target: Target | None, stack: contextlib.AsyncExitStack
+    ) -> Any:
+        """Call the file's setup; its end comes when the stack is left, and costs no result."""
+        context = setup(target)
+        client = None
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._stop.on_request(partial(_expire, limit, 0.0))
+                client = await context.__aenter__()
+        except ConfigError:
+            raise
+        except Exception as exc:
+            if self._stop.requested:
+                return None
+            kind = TargetUnreachable if isinstance(exc, OSError) else ConfigError
+            raise kind(f"the setup failed: {example_of(exc, setup)}") from exc
+
+        async def leave(*exc_info: Any) -> None:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    self._stop.on_request(partial(_expire, limit, _HURRY))
+                    await context.__aexit__(*exc_info)
+            except Exception as exc:
+                if exc is exc_info[1]:
+                    raise
+                self.mark(f"the end of the setup failed: {example_of(exc, setup)}")
+
+        stack.push_async_exit(leave)
+        return client
+
     async def _open_connections(self, target: Target) -> None:
         """Open the connections of the pool, so that the first requests need not wait for them."""
         assert self._client is not None
         pool = self._client.pool
         leases: list[Any] = []
+        failures: list[Exception] = []
+        limit = asyncio.timeout(self._plan.timeout)
 
         async def lease() -> None:
-            # Kept at once: a cancellation of the others must not lose it.
-            leases.append(await pool.connect())
+            try:
+                # Kept at once: a cancellation of the others must not lose it.
+                leases.append(await pool.connect())
+            except (OSError, PoolUnavailable) as exc:
+                failures.append(exc)
+                # The pool lets those wait whom it can't serve: that may take for ever.
+                _expire(limit, _HURRY)
 
         try:
-            async with asyncio.timeout(self._plan.timeout) as limit:
-                self._stop.on_request(partial(_expire, limit))
+            async with limit:
+                self._stop.on_request(partial(_expire, limit, 0.0))
                 await lease()
-                await asyncio.gather(
-                    *(lease() for _ in range(pool.pool_size - 1)), return_exceptions=True
-                )
-        except (OSError, PoolUnavailable, TimeoutError) as exc:
-            if not leases and not self._stop.requested:
-                cause = exc.__cause__ or exc
-                raise TargetUnreachable(
-                    f"{target.url} can't be reached: {type(cause).__name__}: {cause}"
-                ) from exc
+                others = (lease() for _ in range(pool.pool_size - 1) if leases)
+                await asyncio.gather(*others, return_exceptions=True)
+        except TimeoutError as exc:
+            failures.append(exc)
         finally:
             for opened in leases:
                 opened.close()
+        if failures and not self._stop.requested:
+            why = described(failures[0])
+            if isinstance(failures[0], TimeoutError):
+                why = f"no answer within {self._plan.timeout:g} s"
+            if not leases:
+                raise TargetUnreachable(f"{target.url} can't be reached: {why}") from failures[0]
+            got = f"{len(leases)} of {pool.pool_size} connections were there at the start"
+            self._marks.append(Mark(0.0, f"{got}: {why}"))
 
     def _make_loop(self, target: Target | None, user_client: Any) -> None:
         plan, recorder, clock = self._plan, self._recorder, self._clock
@@ -257,7 +305,8 @@ class Session:
                 target=target,
                 pool=self._client.pool if self._client is not None else None,
                 client=user_client,
-                rng=Random(f"{plan.seed} {self._index} {next(numbers)}"),
+                # Of a number: a text needs a module that is opened where descriptors are scarce.
+                rng=Random((plan.seed * 2**16 + self._index) * 2**32 + next(numbers)),
                 clock=clock,
                 mark=self.mark,
                 proxy=self._proxy,
@@ -273,7 +322,7 @@ class Session:
                 weights,
                 in_flight=self._share(plan.cap),
                 warmup=plan.warmup,
-                duration=plan.duration,
+                duration=plan.measured,
                 think=plan.think,
             )
             return
@@ -351,7 +400,8 @@ def _pair(address: Address) -> tuple[str, int] | str:
     return address if isinstance(address, str) else (address[0], address[1])
 
 
-def _expire(limit: asyncio.Timeout) -> None:
-    """Let a time limit end now, if it has not ended yet."""
+def _expire(limit: asyncio.Timeout, seconds: float) -> None:
+    """Let a time limit end in so many seconds at most, if it has not ended yet."""
+    at = asyncio.get_running_loop().time() + seconds
     with contextlib.suppress(RuntimeError):
-        limit.reschedule(asyncio.get_running_loop().time())
+        limit.reschedule(min(at, limit.when() or at))

@@ -14,6 +14,15 @@ from pulsar_client.exceptions import ConfigError
 __all__ = ["Target"]
 
 _SCHEMES = ("tcp", "tls", "unix", "udp")
+# Where one may aim without being asked: this machine, link-local, RFC 1918 and RFC 4193.
+_HOME = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "0.0.0.0/32", "169.254.0.0/16"),
+        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        *("::1/128", "::/128", "fe80::/10", "fc00::/7"),
+    )
+]
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, udp://HOST:PORT or unix:///PATH"
 
 
@@ -45,6 +54,11 @@ class Target:
             port = parts.port
         except ValueError as exc:
             raise ConfigError(f"target {url!r}: {exc}; expected {_FORMS}") from exc
+        if parts.scheme in ("http", "https"):
+            tcp = "tls" if parts.scheme == "https" else "tcp"
+            raise ConfigError(
+                f"target {url!r} must be {_FORMS}; for HTTP, {tcp}://HOST:PORT and --protocol http"
+            )
         if parts.scheme not in _SCHEMES or parts.query or parts.fragment or parts.username:
             raise ConfigError(f"target {url!r} must be {_FORMS}")
         if parts.scheme == "unix":
@@ -70,6 +84,9 @@ class Target:
     def foreign_address(self) -> str | None:
         """Give an address of the target that is neither of this machine nor of a private network.
 
+        Private are RFC 1918, RFC 4193 and link-local; others that are not routed, such as those
+        for documentation and of carriers (RFC 6598), are foreign.
+
         The name is resolved, which may take time.  One that can't be resolved gives None: there
         is nothing to be harmed.
         """
@@ -85,6 +102,6 @@ class Target:
             address = ipaddress.ip_address(text.partition("%")[0])
             if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
                 address = address.ipv4_mapped
-            if address.is_global or address.is_multicast:
+            if not any(address in network for network in _HOME):
                 return text
         return None

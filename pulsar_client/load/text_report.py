@@ -29,18 +29,40 @@ def csv_report(result: Result) -> str:
 
 
 def _lines(result: Result) -> Iterator[str]:
-    plan, counts = result.plan, result.counts
+    yield from _head(result)
+    yield ""
+    yield from _requests(result)
+    yield ""
+    yield from _times(result)
+    for health in result.healths:
+        yield (
+            f"client     worker {health.worker}: {health.cpu:.0%} of a core, loop late by "
+            f"{format_duration(health.lag_p99)} at p99, {format_duration(health.lag_max)} at worst"
+        )
+    for mark in result.marks:
+        yield f"mark       {mark.at:.2f} s: {mark.text}"
+    for outcome in result.outcomes:
+        yield f"threshold  {'pass' if outcome.ok else 'FAIL'}: {outcome.text} ({outcome.shown})"
+
+
+def _head(result: Result) -> Iterator[str]:
+    plan = result.plan
     target = plan["target"] or plan["scenario_file"] or "scenarios"
     yield f"{target}: {result.loop} loop, {model(result)}"
     if plan["warmup"]:
         yield f"warm-up of {plan['warmup']:g} s before, in none of the numbers"
     if result.interrupted:
         yield f"interrupted after {result.elapsed:.1f} s"
+    if result.failure:
+        yield f"FAIL: {result.failure}"
     for reason in result.invalid:
         yield f"INVALID: {reason}"
     for warning in result.warnings:
         yield f"note: {warning}"
-    yield ""
+
+
+def _requests(result: Result) -> Iterator[str]:
+    counts = result.counts
     yield (
         f"requests   scheduled {counts.scheduled} = sent {counts.sent} + dropped "
         f"{counts.dropped} + queued {counts.queued}"
@@ -53,7 +75,9 @@ def _lines(result: Result) -> Iterator[str]:
     yield f"rate       {result.rate:.1f}/s answered{wanted} in {result.elapsed:.2f} s"
     for cause, number in result.causes.items():
         yield f"error      {number} x {cause}   e.g. {result.samples.get(cause, '')[:100]}"
-    yield ""
+
+
+def _times(result: Result) -> Iterator[str]:
     yield f"{'':<24}" + "".join(f"{name:>10}" for name in _COLUMNS) + f"{'count':>10}"
     yield _row(f"response time ({result.loop})", summary(result.histogram("response")))
     yield _row("service time", summary(result.histogram("service")))
@@ -65,15 +89,6 @@ def _lines(result: Result) -> Iterator[str]:
         for label in result.labels:
             figures = summary(result.histogram("response", label))
             yield _row(f"response of {label}"[:24], figures)
-    for health in result.healths:
-        yield (
-            f"client     worker {health.worker}: {health.cpu:.0%} of a core, loop late by "
-            f"{format_duration(health.lag_p99)} at p99, {format_duration(health.lag_max)} at worst"
-        )
-    for mark in result.marks:
-        yield f"mark       {mark.at:.2f} s: {mark.text}"
-    for outcome in result.outcomes:
-        yield f"threshold  {'pass' if outcome.ok else 'FAIL'}: {outcome.text} ({outcome.shown})"
 
 
 def model(result: Result) -> str:

@@ -2,14 +2,14 @@
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pulsar_client.exceptions import ConfigError
 from pulsar_client.load.histogram import Histogram
 from pulsar_client.load.quantities import duration, format_duration, rate
-from pulsar_client.load.recorder import Counts
+from pulsar_client.load.recorder import METRICS, OTHER_METRICS, Counts
 
 __all__ = ["Measured", "Outcome", "Threshold"]
 
@@ -24,7 +24,7 @@ _FORM = re.compile(
     r"\s*(?:\(\s*(?P<metric>\w+)\s*(?:,\s*(?P<label>[^)]+?)\s*)?\))?"
     r"\s*(?P<operator><=|>=|<|>)\s*(?P<value>.+?)\s*"
 )
-_METRICS = ("response", "service", "pool_wait", "connect", "lateness")
+_METRICS = (*METRICS, *OTHER_METRICS)
 _COUNTED = ("errors", "timeouts", "dropped")
 
 
@@ -117,12 +117,26 @@ class Threshold:
                 metric = metric or "response"
                 if metric not in _METRICS:
                     raise ConfigError(f"{metric!r} is none of {', '.join(_METRICS)}")
+                if found["label"] is not None and metric in OTHER_METRICS:
+                    raise ConfigError(f"{metric} is of the whole run and takes no label")
                 if what[0] == "p" and float(what[1:]) > 100:
                     raise ConfigError(f"{what} is above p100")
                 limit, relative = duration(value), False
         except ConfigError as exc:
             raise ConfigError(f"threshold {text!r}: {exc}") from exc
         return cls(text.strip(), what, metric, found["label"], found["operator"], limit, relative)
+
+    def check_label(self, labels: Collection[str]) -> None:
+        """Refuse a label that the run won't have, before it begins.
+
+        Raises:
+            ConfigError: there is no such scenario.
+        """
+        if self.label is not None and self.label not in labels:
+            raise ConfigError(
+                f"threshold {self.text!r}: no scenario has the label {self.label!r}, expected one "
+                f"of {', '.join(labels)}"
+            )
 
     def judge(self, result: Measured) -> Outcome:
         """Compare it with a result."""

@@ -33,10 +33,11 @@ class _Delimited(ProtocolConsumer):
 
     def data_received(self, data: bytes) -> bytes:
         """Collect the reply."""
+        rest: bytes
         message, rest = self.connection.parser.decode(data)
         if message is not None:
             self.finished(message)
-        return bytes(rest)
+        return rest
 
 
 class EchoConsumer(_Delimited):
@@ -192,8 +193,9 @@ def find_wire(name: str) -> Wire:
         consumer: Any = importlib.import_module(module)
         for part in attribute.split("."):
             consumer = getattr(consumer, part)
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:
         raise ConfigError(f"protocol {name!r} can't be imported: {exc}") from exc
-    if not callable(consumer):
+    known = issubclass(consumer, ProtocolConsumer) if isinstance(consumer, type) else True
+    if not callable(consumer) or not known:
         raise ConfigError(f"protocol {name!r} is {consumer!r}, expected a ProtocolConsumer class")
     return Wire(consumer, numbered, False)

@@ -54,6 +54,31 @@ class Leases(Stock):
             self._reject(entry, "lost")
         return None
 
+    def borrow(self) -> Entry | None:
+        """Lease a connection without an object for the lease, if one is there at once.
+
+        For code that asks so often that the object counts, and that ends the lease in a
+        ``finally``, with ``entry.owner.give_back(entry, False, failed)``: nobody else will.
+
+        Returns:
+            The pool's entry of the connection.  None: use ``connect()``, because one has to wait,
+            or this lease is to be measured or observed.
+        """
+        if self.observed or self.ledger.leases & 63 == 63:
+            return None
+        return self.take_now()
+
+    def may_still_be_asked(self, entry: Entry) -> bool:
+        """Look at a connection that was borrowed, and that has begun no request.
+
+        Returns:
+            False if it takes none: then this was no lease, and there is nothing to give back.
+        """
+        if self._is_still_good(entry):
+            return True
+        self._reject(entry, "lost")
+        return False
+
     def _take_used(self) -> Entry | None:
         if self._check is not None:
             return None

@@ -50,6 +50,8 @@ class Entry:
         users: leases now; more than one only if it is shared.
         exclusive: its only lease is one that may not be shared.
         sealed: nobody may join it any more.
+        begin: its ``begin_request``, if its ``begins_requests`` says that there is one that does
+            so: see ``SharedLeases.borrow``.
         announced: the pool's users were told that it is open.
         measured: a lease of it has begun that is measured or observed.
         kept: a lease of it was kept beyond its block.
@@ -59,6 +61,7 @@ class Entry:
 
     __slots__ = (
         "announced",
+        "begin",
         "cause",
         "connection",
         "dies_at",
@@ -80,6 +83,7 @@ class Entry:
         self.state = LEASED
         self.judges_itself = _has(connection, "is_reusable")
         self.shareable = _has(connection, "is_shareable")
+        self.begin = _begin_of(connection)
         self.dies_at = inf
         self.idle_since = 0.0
         self.uses = self.users = 0
@@ -94,6 +98,17 @@ def _has(connection: Any, name: str) -> bool:
         return hasattr(connection, name)
     except Exception:  # noqa: BLE001 - it has one that fails: asked again at each release
         return True
+
+
+def _begin_of(connection: Any) -> Callable[..., Any] | None:
+    try:
+        begin: Callable[..., Any] = connection.begin_request
+        _ = connection.end_request  # without it nobody could stop to wait
+        # Not that of another connection which this one stands for: it may add to request().
+        own = begin.__self__ is connection  # type: ignore[attr-defined]
+        return begin if own and connection.begins_requests is True else None
+    except Exception:  # noqa: BLE001 - it has none, or one that fails
+        return None
 
 
 class Dial:
@@ -364,6 +379,20 @@ class Ledger:
                 return
         entry.state = IDLE
         self.shelf.append(entry)
+
+    def put_aside(self, entry: Entry) -> bool:
+        """Keep a leased connection that is too old until its successor is open.
+
+        Returns:
+            False if it can be closed now: the floor does not need it, somebody waits for its slot,
+            or there is none for its successor.
+        """
+        if self.closed or self.waiting or self.spare or self.size >= self.max_size:
+            return False
+        entry.state = IDLE
+        self.shelf.append(entry)
+        self.dying.add(entry)
+        return True
 
     # Connections that end
 

@@ -72,8 +72,7 @@ class PoolOptions:
     def plain(self) -> bool:
         """True if a lease has nothing to look at but whether the connection is good."""
         return (
-            self.share == 1
-            and self.lifo
+            self.lifo
             and self.max_idle is self.max_age is self.max_uses is None
             and self.check is self.reset is None
         )

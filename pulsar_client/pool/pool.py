@@ -150,6 +150,8 @@ class Pool(EventHandler):
             all_gone=self._check_all_closed,
         )
         self._ledger = self._leases.ledger
+        #: For code that leases so often that an object for each counts; see ``Leases.borrow``.
+        self.borrow: Callable[[], Entry | None] = self._leases.borrow
         self._all_closed = OneTime("closed", logger=_logger)
         self._abort_handle: asyncio.TimerHandle | None = None
         self._abort_at = inf
@@ -255,6 +257,7 @@ class Pool(EventHandler):
             PoolClosed: the pool is closed.
             RuntimeError: the pool belongs to another event loop, or to the process that this one
                 was forked from.
+            TypeError: ``exclusive`` is no bool.
             ValueError: ``timeout`` is negative.
 
         Cancelling it never loses a connection: one that was handed over goes to the next in the
@@ -262,24 +265,11 @@ class Pool(EventHandler):
         """
         if timeout is not DEFAULT:
             check_seconds("timeout", timeout)
-        if exclusive:
+        if exclusive is not False:
+            if exclusive is not True:
+                raise TypeError(f"exclusive is {exclusive!r}, expected True or False")
             return ExclusiveRequest(self, timeout)
         return Request(self, timeout)
-
-    def borrow(self) -> Entry | None:
-        """Lease a connection without an object for the lease, if one is there at once.
-
-        For code that asks so often that the object counts, and that ends the lease in a
-        ``finally``, with ``entry.owner.give_back(entry, False, failed)``: nobody else will.
-
-        Returns:
-            The pool's entry of the connection.  None: use :meth:`connect`, because one has to
-            wait, or this lease is to be measured or observed.
-        """
-        leases = self._leases
-        if leases.observed or leases.ledger.leases & 63 == 63:
-            return None
-        return leases.take_now()
 
     # The connections as a whole
 
@@ -296,7 +286,7 @@ class Pool(EventHandler):
         self._leases.check_loop()
         ledger = self._ledger
         ledger.resize(pool_size)
-        self._leases.plain = False
+        self._leases.look_closely()
         for entry in ledger.idle:
             if len(ledger.entries) - ledger.closing <= pool_size:
                 break
@@ -332,7 +322,7 @@ class Pool(EventHandler):
                 expired += 1
         if expired:
             # Ages count from here on; where nothing expires, leases stay as quick as they were.
-            self._leases.plain = False
+            self._leases.look_closely()
             self._leases.maintenance.look()
         return expired
 
@@ -368,7 +358,7 @@ class Pool(EventHandler):
         leases.check_loop()
         if not self._ledger.closed:
             self._ledger.closed = True
-            leases.plain = False
+            leases.look_closely()
             for waiter in self._ledger.leave_all():
                 fail(waiter, PoolClosed(f"{self!r} was closed while this caller waited"))
             leases.waiting.stop()

@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import Any
 
 from pulsar_client.pool.leases import Leases
-from pulsar_client.pool.ledger import LEASED, Entry
+from pulsar_client.pool.ledger import IDLE, LEASED, Entry
 from pulsar_client.pool.shared_ledger import SharedLedger
 
 __all__ = ["SharedLeases"]
@@ -60,6 +60,36 @@ class SharedLeases(Leases):
             return entry
         return self._take_used()
 
+    def borrow(self) -> Entry | None:
+        """The same without a look at the connection.
+
+        So it is where the connection itself says, when a request is begun on it, that it takes
+        none: its ``begin_request`` then gives None.
+        """
+        ledger = self.ledger
+        if self.observed or ledger.leases & 63 == 63:
+            return None
+        if not self.short or get_ident() != self._thread or not self._is_running():
+            return self.take_now()
+        for entry in ledger.roomy:  # noqa: B007 - the first of them
+            break
+        else:
+            shelf = ledger.shelf
+            if not shelf or (entry := shelf[-1]).state != IDLE:
+                return self.take_now()
+            if entry.begin is not None:
+                shelf.pop()
+                entry.state = LEASED
+                ledger.roomy[entry] = None
+        if entry.begin is None:
+            return self.take_now()
+        ledger.leases += 1
+        entry.uses += 1
+        users = entry.users = entry.users + 1
+        if users == ledger.share:
+            del ledger.roomy[entry]
+        return entry
+
     def take_alone(self) -> None:
         """One who shares with nobody may have to wait until nothing is in flight."""
         self.bind_loop()
@@ -83,8 +113,10 @@ class SharedLeases(Leases):
         # Nobody has used a new one yet, whatever it says.
         if not (entry.shareable and entry.uses) or self._is_usable(entry, False):
             return True
-        drained = entry.connection.drained
-        return await self._passes(entry, drained, "unusable", started, deadline)
+        connection = entry.connection
+        return await self._passes(
+            entry, lambda: connection.drained(), "unusable", started, deadline
+        )
 
     # Leases that end
 
@@ -93,17 +125,21 @@ class SharedLeases(Leases):
         if entry.state != LEASED:
             return
         ledger = self.ledger
-        if (
-            1 < entry.users < ledger.share
-            and not (discard or entry.sealed or ledger.waiters or ledger.reserved)
-            and entry.dies_at == inf
-            and entry.uses < self._max_uses
-            and len(ledger.entries) <= ledger.max_size
-        ):
-            # Others use it, it had room before, and nobody waits.  Whether it can be trusted is
-            # asked when the next joins, and when the last leaves.
-            entry.users -= 1
-            return
+        if self.short and not discard:
+            if 1 < entry.users < ledger.share and not (
+                entry.sealed or ledger.waiters or ledger.reserved
+            ):
+                # Others use it, it had room before, and nobody waits.  Whether it can be trusted
+                # is asked when the next joins, and when the last leaves.
+                entry.users -= 1
+                return
+            if (
+                entry.users == 1
+                and entry.begin is not None
+                and self._is_joinable(entry)
+                and (entry.state != LEASED or ledger.rest(entry))
+            ):
+                return  # idle; or asking it how it is was its end
         alone = entry.exclusive
         if not self.ledger.end_lease(entry):
             if discard or self._end_of_life(entry) or not self._is_joinable(entry):

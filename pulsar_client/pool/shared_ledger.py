@@ -199,8 +199,29 @@ class SharedLedger(Ledger):
             self.shelf.append(entry)
         elif entry.users < self.share:
             self.roomy[entry] = None
-        if passed_over and self._loners:
-            self._reserve()
+        if passed_over if self._loners else self.reserved:
+            self._reserve()  # or all of them had gone meanwhile, and it is needed no more
+
+    def rest(self, entry: Entry) -> bool:
+        """The last user of a connection has left, and it becomes idle.
+
+        Returns:
+            False, and nothing was done: it is not as simple as that, somebody may want it.
+        """
+        if self.waiters or self._loners or self.reserved or entry.exclusive or entry.sealed:
+            return False
+        entry.users = 0
+        self.roomy.pop(entry, None)
+        entry.state = IDLE
+        self.shelf.append(entry)
+        return True
+
+    def put_aside(self, entry: Entry) -> bool:
+        """Keep an unused connection that is too old, and that nobody shall join."""
+        aside = super().put_aside(entry)
+        if aside:
+            self.roomy.pop(entry, None)
+        return aside
 
     # Connections that end
 

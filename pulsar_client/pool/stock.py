@@ -95,7 +95,9 @@ class Stock:
             start_dials=self.start_dials,
         )
         # Leases take the short way: there is nothing to look at but the connection itself.
-        self.plain = options.plain
+        self.short = options.plain
+        # The same of connections that only one uses.
+        self.plain = options.plain and not self.shares
         self._minds_idle = self.maintenance.looks_at_idle
         # Somebody wants to know of each lease: hooks or the watch for leaks.
         self.observed = self.leaks is not None
@@ -151,7 +153,7 @@ class Stock:
             if entry.state == LEASED:
                 # A lease that is held is no way to the parent's socket either.
                 del entries[id(entry.connection)]
-                entry.connection = _Inherited(entry.connection, self)
+                entry.connection, entry.begin = _Inherited(entry.connection, self), None
                 entries[id(entry.connection)] = entry
 
     def refusal(self) -> RuntimeError:
@@ -179,6 +181,10 @@ class Stock:
             raise RuntimeError(
                 f"{self.pool!r} belongs to another event loop: make one pool for each loop"
             )
+
+    def look_closely(self) -> None:
+        """From now on there is more to look at in a lease than the connection itself."""
+        self.short = self.plain = False
 
     # New connections
 
@@ -227,7 +233,10 @@ class Stock:
         ledger = self.ledger
         cause = self._end_of_life(entry)
         if cause is not None:
-            self.retire(entry, cause)
+            if entry.dies_at > self.time() or not ledger.put_aside(entry):
+                self.retire(entry, cause)
+            else:
+                self.maintenance.look()
             return
         ledger.hand_over(entry)
         if self._minds_idle and entry.state == IDLE:

@@ -5,7 +5,6 @@ module knows nothing of pools, of addresses, or of what the bytes mean.
 """
 
 import asyncio
-import select
 from asyncio import get_running_loop
 from collections.abc import Callable
 from math import inf
@@ -15,15 +14,13 @@ from pulsar_client.durations import check_seconds
 from pulsar_client.events import OneTime
 from pulsar_client.exceptions import AbortRequest, RequestTimeout
 from pulsar_client.protocols.answer_line import AnswerLine
+from pulsar_client.protocols.codec import checked_codec
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
-from pulsar_client.protocols.deadlines import DeadlineQueue
-from pulsar_client.protocols.message_pipeline import (
-    MessageConsumer,
-    MessagePipeline,
-    checked_codec,
-)
+from pulsar_client.protocols.deadlines import DeadlineQueue, Together
+from pulsar_client.protocols.message_pipeline import MessageConsumer, MessagePipeline
 from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
+from pulsar_client.protocols.unread import has_unread
 
 __all__ = ["Connection"]
 
@@ -56,10 +53,11 @@ class Connection(ConsumerFeed):
     _taken: tuple[int, int] | None = None
     _eof_handle: asyncio.TimerHandle | None = None
     # What looks at the socket; False if nothing can.
-    _poll: Any = None
-    _deadlines: DeadlineQueue[Any] | None = None
+    _poll: Any
     # The pipeline of a connection with a codec.
     _messages: MessagePipeline | None = None
+    # Consumers can begin requests without request(): it is this class's, and nothing was upgraded.
+    _begins = True
 
     def __init__(
         self,
@@ -73,6 +71,9 @@ class Connection(ConsumerFeed):
         if timeout is not None:
             kw["timeout"] = timeout
         super().__init__(consumer_factory, **kw)
+        self._poll = None
+        if type(self).request is not _REQUEST:
+            self._begins = False
         if pipeline is not None and (
             isinstance(pipeline, bool) or not isinstance(pipeline, int) or pipeline < 1
         ):
@@ -108,20 +109,25 @@ class Connection(ConsumerFeed):
         The transport is open, no request is in flight, nothing is buffered in either direction,
         and the connection was not upgraded away from its first protocol.
         """
-        return (
-            self._current_consumer is None
-            and not self._closing
-            and not self._upgraded
-            and not self._buffered
-            and not self._last_request
-            and not self._paused
-            and self._transport is not None
-            and not self._transport.is_closing()
-            and self._transport.get_write_buffer_size() == 0
-            and (self.parser is None or not getattr(self.parser, "pending", 0))
-            and (self._pipeline is None or not self._pipeline.busy)
-            and not self._has_news()
-        )
+        transport = self._transport
+        if (
+            self._current_consumer is not None
+            or transport is None
+            or self._closing
+            or self._upgraded
+            or self._buffered
+            or self._last_request
+            or self._paused
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+            or (self.parser is not None and getattr(self.parser, "pending", 0))
+            or (self._pipeline is not None and self._pipeline.busy)
+        ):
+            return False
+        poll = self._poll
+        if poll is None:
+            return not has_unread(self)
+        return poll is False or not poll.poll(0)  # which is has_unread(), for a call less
 
     @property
     def is_shareable(self) -> bool:
@@ -138,18 +144,6 @@ class Connection(ConsumerFeed):
             and self._transport is not None
             and not self._transport.is_closing()
         )
-
-    def _has_news(self) -> bool:
-        """The system has bytes of the peer, or its end of file, which the loop has not seen yet.
-
-        A server that ends sends its end of file right behind the last reply.  The task that gets
-        the reply runs before the loop looks at the socket again, and would write its next request
-        into the void (P16).
-        """
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = _poll_of(self._transport)
-        return poll is not False and bool(poll.poll(0))
 
     def info(self) -> dict[str, Any]:
         """What is known of this connection and its producer, for people to read."""
@@ -195,42 +189,106 @@ class Connection(ConsumerFeed):
         """
         if timeout is not None and not (timeout.__class__ is float and 0.0 <= timeout < inf):
             check_seconds("timeout", timeout)  # which costs as much as all the rest of a time-out
-        producer = self.producer
-        messages = self._messages
-        if (
-            messages is not None
-            and self._transport is not None
-            and (producer is None or producer._many_times is None)
-        ):
-            # Nothing but the caller's future.
-            self._requests_processed += 1
-            if producer is not None:
-                producer.request_started()
-            waiter = messages.begin(message)
-            request: Any = waiter
-        else:
-            request = consumer = self.current_consumer()
+        waiter = None if self._messages is None else self.begin_request(message, timeout)
+        request: Any = waiter
+        if waiter is None:
             waiter = get_running_loop().create_future()
-            if consumer._one_time is None and (producer is None or producer._many_times is None):
-                # Nobody listens: nothing to fire, and nothing to wait for before.
-                consumer.begin(message, waiter)
-            else:
-                consumer.start(message)
-                consumer.wake_when_done(waiter)
-        if timeout is not None and not waiter.done():
-            if self._deadlines is None:
-                self._deadlines = DeadlineQueue(get_running_loop(), self._expire)
-            self._deadlines.add(request, timeout)
+            request = consumer = self.current_consumer()
+            consumer.begin(message, waiter)
+            if timeout is not None and not waiter.done():
+                self.expire_later(consumer, timeout)
         try:
             return await waiter
         except BaseException:
-            # Cancelled, as a rule; or something else was thrown in, and the future is pending.
-            waiter.cancel()
-            self._give_up(request)
+            self.end_request(waiter, request)
             raise
 
+    @property
+    def begins_requests(self) -> bool:
+        """True unless consumers share a pipeline, there is another :meth:`request` or
+        :attr:`is_shareable` than that of this class, or it was pipelined and is upgraded.
+
+        To be looked at once, before :meth:`begin_request`, which does not look for all of that.
+        """
+        # Not by way of vars(): from then on Python 3.11 finds each attribute less quickly.
+        own = getattr(self.request, "__func__", None) is _REQUEST
+        if not own or type(self).is_shareable is not Connection.is_shareable:
+            return False
+        return self._messages is not None or (self._pipeline is None and self._begins)
+
+    def begin_request(self, message: Any, timeout: float | None) -> "asyncio.Future[Any] | None":
+        """Make a request of which nothing is needed but the future of its reply.
+
+        For code that makes so many that a coroutine for each counts.  When it stops to wait it
+        calls :meth:`end_request`; nobody else will.
+
+        Args:
+            message: see :meth:`request`.
+            timeout: seconds, not negative; None for no limit.
+
+        Returns:
+            The future; None, and nothing is made, where consumers share a pipeline, or have a
+            :meth:`request` of a subclass, and where there is a codec and somebody listens to the
+            events of requests, or the connection takes no more of them: use :meth:`request`.
+
+        Raises:
+            ConnectionClosed: the connection takes no more requests.
+            RuntimeError: another request is in flight and the connection is not pipelined, or
+                there is no transport.
+            Exception: what the codec raised.
+        """
+        messages, producer = self._messages, self.producer
+        if messages is None:
+            if self._pipeline is not None or not self._begins:
+                return None
+            waiter: asyncio.Future[Any] = get_running_loop().create_future()
+            consumer = self.current_consumer()
+            consumer.begin(message, waiter)
+            if timeout is not None and not waiter.done():
+                self.expire_later(consumer, timeout)
+            return waiter
+        transport = self._transport
+        if (
+            self._closing
+            or self._last_request
+            or self._upgraded
+            or transport is None
+            or transport.is_closing()
+            or (producer is not None and producer._many_times is not None)
+        ):
+            return None
+        self._requests_processed += 1
+        if producer is not None:
+            producer.request_started()
+        return messages.begin(message, timeout)
+
+    def end_request(self, waiter: "asyncio.Future[Any]", request: Any) -> None:
+        """Nobody waits for a request any more: the wait was cancelled, or is over.
+
+        Args:
+            waiter: its future.
+            request: its consumer; the future for one of :meth:`begin_request`.
+        """
+        # Something else may have been thrown in than a cancellation: then it is pending.
+        if waiter.cancelled() or waiter.cancel():
+            if request is waiter and self._messages is None:
+                request = self._current_consumer
+                if request is None or request._waiter is not waiter:
+                    return  # it is over
+            self._give_up(request)
+
+    def expire_later(self, request: Any, seconds: float) -> None:
+        """Let a request, or several :class:`Together`, have a reply within seconds."""
+        if self._deadlines is None:
+            self._deadlines = DeadlineQueue(get_running_loop(), self._expire)
+        self._deadlines.add(request, seconds)
+
     def _expire(self, request: Any, seconds: float) -> None:
-        """The time of a request is over: its consumer's, or its caller's future's."""
+        """The time of a request is over: its consumer's, its caller's future's, or of several."""
+        if isinstance(request, Together):
+            for one in request:
+                self._expire(one, seconds)
+            return
         waiter: Any = request._waiter if isinstance(request, ProtocolConsumer) else request
         if waiter.done():
             return  # it was cancelled before
@@ -259,6 +317,7 @@ class Connection(ConsumerFeed):
         """
         self._pipeline.flush()
         self._pipeline = self._messages = None
+        self._begins = False
         self._current_consumer = None
         try:
             self.current_consumer()
@@ -362,7 +421,8 @@ class Connection(ConsumerFeed):
                 consumer.connection_lost(exc)
             except (Exception, asyncio.CancelledError):
                 self.logger.exception("%s: connection_lost of %r failed", self, consumer)
-                ProtocolConsumer.connection_lost(consumer, exc)
+            # One that did not finish would let its caller wait for ever.
+            ProtocolConsumer.connection_lost(consumer, exc)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full; a server stops reading requests until it is not."""
@@ -383,12 +443,5 @@ class Connection(ConsumerFeed):
                 self._release_reading(self._HOLD_THROTTLE)
 
 
-def _poll_of(transport: Any) -> Any:
-    """What tells whether the socket of a plain transport has something to read; else False."""
-    sock = transport.get_extra_info("socket")
-    # Over TLS there may be bytes that are nobody's: session tickets, say.
-    if sock is None or transport.get_extra_info("sslcontext") or not hasattr(select, "poll"):
-        return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return poll
+# Whoever follows all requests puts another in its place.
+_REQUEST = Connection.request

@@ -1,11 +1,23 @@
-"""What a consumer may return and raise, and a clear error where it does something else.
+"""What a consumer may leave out, return and raise, and a clear error where it does otherwise.
 
 This module knows neither connections nor how consumers are fed.
 """
 
 import asyncio
 
-__all__ = ["checked_exception", "refuse_coroutine", "unused_bytes"]
+__all__ = ["checked_exception", "checked_rest", "complete", "refuse_coroutine", "unused_bytes"]
+
+_INITIAL: dict[str, object] = dict.fromkeys(
+    ("_many_times", "_one_time", "_given", "_pipeline", "_waiter", "connection")
+)
+_INITIAL |= dict.fromkeys(("_done", "_handed_over", "_sent", "_started"), False)
+
+
+def complete(kind: type) -> None:
+    """Give a class of consumers what the base's constructor sets: its own may not call that."""
+    for name, value in _INITIAL.items():
+        if not hasattr(kind, name):  # it may have a property of that name
+            setattr(kind, name, value)
 
 
 def checked_exception(exc: object) -> BaseException:
@@ -32,6 +44,22 @@ def refuse_coroutine(consumer: object, method: str, result: object) -> None:
             f"{type(consumer).__name__}.{method}() is a coroutine function, expected a plain one; "
             "use create_task() for what has to wait"
         )
+
+
+def checked_rest(rest: object, data: bytes, consumer: object, over: bool) -> bytes:
+    """What a consumer leaves of its data, as bytes.
+
+    One that is over and took nothing is refused: the next would do the same, for ever.  But one
+    that has called ``upgrade`` leaves its data to a consumer of another kind: it is not over.
+
+    Raises:
+        TypeError: it is nothing like bytes.
+        RuntimeError: it is refused.
+    """
+    left = unused_bytes(rest, consumer)
+    if len(left) >= len(data) and over:
+        raise RuntimeError(f"{consumer!r} finished without taking a byte of what it was given")
+    return left
 
 
 def unused_bytes(rest: object, consumer: object) -> bytes:

@@ -11,15 +11,14 @@ Three rules keep an exchange pure; every path through this module and ``connecti
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
-from pulsar_client.exceptions import ConnectionClosed, MessageTooLarge, ProtocolError
-from pulsar_client.protocols.consumer_contract import unused_bytes
-from pulsar_client.protocols.drainable import Drainable
+from pulsar_client.exceptions import MessageTooLarge, ProtocolError
+from pulsar_client.protocols.consumer_contract import checked_rest
+from pulsar_client.protocols.consumer_output import ConsumerOutput
 from pulsar_client.protocols.message_limit import count_message
 from pulsar_client.protocols.producer import make_consumer
-from pulsar_client.protocols.protocol import Protocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["ConsumerFeed"]
@@ -28,7 +27,7 @@ __all__ = ["ConsumerFeed"]
 _READ_AHEAD = 65536
 
 
-class ConsumerFeed(Drainable):
+class ConsumerFeed(ConsumerOutput):
     """The half of a ``Connection`` that feeds consumers.
 
     Args:
@@ -43,13 +42,12 @@ class ConsumerFeed(Drainable):
     max_buffered: int = 2**24
     #: What the consumers of this connection share to parse its bytes; they may set it.
     parser: Any = None
+    # The peer sends no more.
+    _eof = False
 
     _HOLD_START = 4
     _HOLD_BUSY = 8
     _HOLD_FULL = 16
-    _requests_processed = 0
-    # What arrives while start_tls changes the transport.
-    _early: list[bytes] | None = None
 
     def __init__(
         self, consumer_factory: Callable[[], ProtocolConsumer] | None = None, **kw: Any
@@ -67,12 +65,13 @@ class ConsumerFeed(Drainable):
         #: does not read must not fill the memory; never on clients, where two peers that both do
         #: it deadlock.  A relay turns it off and couples its two sides instead.
         self.throttle_reading: bool = self.server_side
-        # Read at every request: an instance's attribute is found several times faster than its
-        # class's.
-        self._one_time = None
-        self._many_times = None
-        self._closing = False
-        self._paused = False
+        # All that a connection has in the course of a request is set here.  What is set later has
+        # no place in the objects of a class of which there are several already: each then gets a
+        # dict, in which everything is found less quickly.
+        self._requests_processed = 0
+        self._deadlines = None
+        if type(self).parser is None:  # else it is the business of a subclass
+            self.parser = self.parser  # or it was set before this constructor was called
         self._current_consumer: ProtocolConsumer | None = None
         # What a consumer left without finishing, or what waits until writing may go on.
         self._buffered = b""
@@ -80,27 +79,11 @@ class ConsumerFeed(Drainable):
         self._upgraded = False
         # Close as soon as no request is in flight: the peer's end of file, or close_when_idle().
         self._last_request = False
-        # The peer sends no more.
-        self._eof = False
         # Answers to be written together; None unless several requests arrived together.
         self._collected = None
         # The requests that are in flight together: a client's Pipeline or MessagePipeline, a
         # server's AnswerLine; None where there is one at a time.
         self._pipeline: Any = None
-
-    @property
-    def transport(self) -> Any:
-        """The transport; None before ``connection_made``.
-
-        Whoever writes to it directly comes after everything that was written before.
-        """
-        if self._collected:
-            self._flush()
-        if self._pipeline is not None:
-            self._pipeline.expose()
-        if self._current_consumer is not None:
-            self._current_consumer._sent = True  # or it may be, out of our sight
-        return self._transport
 
     def current_consumer(self) -> ProtocolConsumer:
         """The consumer that takes incoming data; a new one is built when there is none.
@@ -128,42 +111,12 @@ class ConsumerFeed(Drainable):
             consumer.connection_made(self)
         return consumer
 
-    def write(self, data: bytes | bytearray | memoryview) -> Awaitable[None] | None:
-        """Hand bytes to the transport; see ``Protocol.write``.
-
-        What a server answers to several requests that arrived together leaves in one system call.
-
-        Raises:
-            ConnectionClosed: the connection is closing or lost; ``sent`` tells whether any byte of
-                the request in flight had been written before.
-        """
-        consumer = self._current_consumer
-        if self._collected is not None and type(data) is bytes and not self._closing:
-            if consumer is not None:
-                consumer._sent = True
-            return self._collect(data)
-        if self._collected:
-            self._flush()
-        if self._pipeline is not None:
-            if not self.server_side:
-                raw: Awaitable[None] | None = self._pipeline.write_raw(data)
-                return raw
-            self._pipeline.flush()
-        try:
-            waiter = Protocol.write(self, data)
-        except ConnectionClosed as closed:
-            closed.sent = consumer is not None and consumer._sent
-            raise
-        if consumer is not None:
-            consumer._sent = True
-        return waiter
-
     def request_done(self, consumer: ProtocolConsumer) -> None:
         """The consumer has finished; called by it, before anybody is told."""
         if consumer is not self._current_consumer:
             return
         self._current_consumer = None
-        if self._end_waiters:
+        if self._end_waiters or self._deadlines is not None:
             self.tell_drained()
         if self._upgraded and not self._closing:
             try:
@@ -216,25 +169,49 @@ class ConsumerFeed(Drainable):
         if self._timeout is not None and self._loop is not None:
             self._last_activity = self._loop.time()
         if self._early is not None:
-            self._early.append(data)  # until the transport is there to which answers go
+            self._early.append(data)
             return
         if self._feeding:
             # A consumer handed us data from inside its data_received: after this piece, then.
             asyncio.get_running_loop().call_soon(self.data_received, data)
             return
-        producer = self.producer
-        if self._many_times is None and (producer is None or producer._many_times is None):
-            if self._pipeline is None:
-                self._feed(data)
-            else:
-                self._pipeline.feed(data)
-        else:
+        producer, consumer = self.producer, self._current_consumer
+        if self._many_times is not None or (
+            producer is not None and producer._many_times is not None
+        ):
             self._fire_many("data_received", data=data)
-            if self._pipeline is None:
-                self._feed(data)
-            else:
-                self._pipeline.feed(data)
+            (self._feed if self._pipeline is None else self._pipeline.feed)(data)
             self._fire_many("data_processed", data=data)
+        elif self._pipeline is not None:
+            self._pipeline.feed(data)
+        elif (
+            consumer is None
+            or not consumer._handed_over
+            or consumer._many_times is not None
+            or consumer._tasks
+            or self._buffered
+            or self._closing
+            or not data
+        ):
+            self._feed(data)
+        else:
+            # What _feed() does where there is nothing but a consumer that waits for the data, for
+            # a call less: most replies of clients pass here.
+            factory, left = self._consumer_factory, b""
+            self._feeding = True
+            try:
+                rest = consumer.data_received(data)
+                if rest:
+                    current, same = self._current_consumer, self._consumer_factory is factory
+                    left = checked_rest(rest, data, consumer, same and current is not consumer)
+            except Exception as exc:  # noqa: BLE001 - it is the request's exception
+                self.request_failed(consumer, exc)
+            finally:
+                self._feeding = False
+            if left and self._passes_on(consumer, left):
+                self._feed(left)
+            elif self._current_consumer is not None or self._read_holds or self._last_request:
+                self._after_feeding(len(data))
 
     # Inside
 
@@ -256,15 +233,6 @@ class ConsumerFeed(Drainable):
             or bool(self._buffered)
             or (self._pipeline is not None and self._pipeline.busy)
         )
-
-    def _hold_data(self) -> None:
-        self._early = []
-
-    def _release_data(self) -> None:
-        early, self._early = self._early, None
-        for data in early or ():
-            if not self._closing:
-                self.data_received(data)
 
     def _is_between_requests(self) -> bool:
         consumer = self._current_consumer
@@ -296,7 +264,8 @@ class ConsumerFeed(Drainable):
                         consumer._fire_many("data_processed", data=data)
                     if not rest:
                         break
-                    data = self._checked_rest(rest, data, consumer, factory)
+                    current, same = self._current_consumer, self._consumer_factory is factory
+                    data = checked_rest(rest, data, consumer, same and current is not consumer)
                 except Exception as exc:  # noqa: BLE001 - it is the request's exception
                     self.request_failed(consumer, exc)
                     break
@@ -329,24 +298,6 @@ class ConsumerFeed(Drainable):
             and not consumer.eof_received()
         ):
             self._close()
-
-    def _checked_rest(
-        self, rest: bytes, data: bytes, consumer: ProtocolConsumer, factory: object
-    ) -> bytes:
-        """What a consumer leaves of its data.
-
-        One that is done and took nothing is refused: the next would do the same, for ever.  But
-        one that has called ``upgrade`` leaves its data to a consumer of another kind.
-        """
-        if type(rest) is not bytes:
-            rest = unused_bytes(rest, consumer)
-        if (
-            len(rest) >= len(data)
-            and self._current_consumer is not consumer
-            and self._consumer_factory is factory
-        ):
-            raise RuntimeError(f"{consumer!r} finished without taking a byte of what it was given")
-        return rest
 
     def _consumer_for(self, data: bytes) -> ProtocolConsumer | None:
         """The consumer of data that no request in flight waits for; None: nobody takes it now."""

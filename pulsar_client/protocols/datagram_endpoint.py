@@ -37,7 +37,16 @@ class DatagramEndpoint(PulsarProtocol):
     #: Seconds after which a server gives up an exchange that its consumer has not finished.
     exchange_timeout: float = 30.0
 
+    #: What the transport sets when no more of a burst may be taken: reading was paused, or the
+    #: socket is another.
+    interrupted = False
+    #: Sends ``(data, address)`` at once or raises; None while it can't.  It is the transport's,
+    #: and may go and come back with every datagram.
+    send_now: Callable[[Any, Any], Any] | None = None
+
     _requests_processed = 0
+    # Read no more, and close as soon as no exchange is in flight.
+    _last_exchange = False
     # The peer of a connected socket.
     _peer: Any = None
     _family: int = 0
@@ -61,12 +70,14 @@ class DatagramEndpoint(PulsarProtocol):
                 f"consumer_factory is {consumer_factory!r}, expected a callable that makes a "
                 "ProtocolConsumer"
             )
-        if max_payload is not None:
-            if type(max_payload) is not int or not 0 < max_payload <= _MOST:
-                raise ValueError(
-                    f"max_payload is {max_payload!r}, expected 1 to {_MOST} bytes or None"
-                )
-            self.max_payload = max_payload
+        if max_payload is None:
+            max_payload = self.max_payload
+        elif type(max_payload) is not int or not 0 < max_payload <= _MOST:
+            raise ValueError(
+                f"max_payload is {max_payload!r}, expected 1 to {_MOST} bytes or None"
+            )
+        # Asked for every datagram: an instance's attribute is found faster than its class's.
+        self.max_payload = max_payload
         self._consumer_factory = consumer_factory
         #: True where datagrams are answered, False where requests are made.
         self.server_side: bool = self.producer is not None and self.producer.server_side
@@ -75,10 +86,6 @@ class DatagramEndpoint(PulsarProtocol):
             self._timeout = None
         #: What became of the datagrams.
         self.counts = DatagramCounts()
-        self._closing = False
-        self._paused = False
-        self._one_time = None
-        self._many_times = None
         self._names: dict[Any, Any] = {}
 
     # Sending
@@ -139,8 +146,16 @@ class DatagramEndpoint(PulsarProtocol):
             self.send_failed(exc, addr)
             return False
 
-    def send_counted(self, data: Any, addr: Any) -> tuple[Awaitable[None] | None, bool]:
-        """Send: what ``write`` returns, and what ``send`` returns."""
+    def send_counted(
+        self, data: Any, addr: Any, refused: OSError | None = None
+    ) -> tuple[Awaitable[None] | None, bool]:
+        """Send: what ``write`` returns, and what ``send`` returns.
+
+        Args:
+            data: the datagram.
+            addr: where to.
+            refused: what ``send_now`` has raised, if that was tried.
+        """
         transport = self._transport
         if transport is None or self._closing:
             raise ConnectionClosed(f"{self}: can't write, the socket is closed")
@@ -150,7 +165,9 @@ class DatagramEndpoint(PulsarProtocol):
             self._last_activity = self._loop.time()
         if self._peer is not None:
             addr = None
-        if self.is_quiet():
+        if refused is not None:
+            sent = transport.not_sent(refused, data, addr)
+        elif self.is_quiet():
             sent = transport.sendto(data, addr)
         else:
             self._fire_many("before_write", data=data)
@@ -166,6 +183,7 @@ class DatagramEndpoint(PulsarProtocol):
         """The system refused a datagram that nobody waits for."""
         self.counts.send_failed += 1
         self.logger.debug("%s: a datagram to %s was not sent: %s", self, addr, exc)
+        exc.__traceback__ = None  # the functions in it have this exception, too: a ring
 
     def is_quiet(self) -> bool:
         """True if nobody listens to the events of this endpoint and its exchanges."""
@@ -181,8 +199,13 @@ class DatagramEndpoint(PulsarProtocol):
     def resume_writing(self, exc: BaseException | None = None) -> None:
         """The queue has drained."""
         super().resume_writing(exc)
-        if self.server_side and not self._closing and hasattr(self._transport, "resume_reading"):
+        over = self._closing or self._last_exchange
+        if self.server_side and not over and hasattr(self._transport, "resume_reading"):
             self._transport.resume_reading()
+
+    def _begin_closing(self) -> None:
+        self.send_now = None
+        super()._begin_closing()
 
     def connection_made(self, transport: Any) -> None:
         """Take the transport and fire ``connection_made``."""

@@ -8,7 +8,7 @@ bytes mean.
 import asyncio
 import socket
 from asyncio import get_running_loop
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import tenacity
@@ -229,11 +229,28 @@ class DatagramProtocol(DatagramServing, asyncio.DatagramProtocol):
 
     # What the transport calls
 
-    def receiver(self) -> Callable[[bytes, Any], None]:
-        """What gets the datagrams: ``datagram_received``, or at once what that would call."""
+    def datagrams_received(self, datagrams: Iterator[tuple[bytes, Any]]) -> None:
+        """Take what has arrived: each goes to ``datagram_received``, or where that would give it.
+
+        What taking the next raises is the transport's affair, and goes back to it.
+        """
         if self.server_side and type(self).datagram_received is DatagramProtocol.datagram_received:
-            return self.serve
-        return self.datagram_received
+            self.serve_burst(datagrams)
+            return
+        for data, addr in datagrams:
+            try:
+                self.datagram_received(data, addr)
+            except Exception as exc:  # noqa: BLE001 - nor may it pass for one of the socket
+                get_running_loop().call_exception_handler(
+                    {
+                        "message": f"{self}: datagram_received() failed",
+                        "exception": exc,
+                        "protocol": self,
+                        "transport": self._transport,
+                    }
+                )
+            if self.interrupted:
+                return
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         """Take a datagram: serve it, or find the request that it answers.  May be overridden."""

@@ -21,6 +21,7 @@ from pulsar_client.exceptions import (
     MessageTooLarge,
     RequestTimeout,
 )
+from pulsar_client.protocols.consumer_contract import refuse_coroutine
 from pulsar_client.protocols.datagram_exchange import DatagramExchange
 from pulsar_client.protocols.reply_matcher import ReplyMatcher
 
@@ -33,7 +34,9 @@ class ClientExchange(DatagramExchange):
     server_side = False
 
     def __init__(self, protocol: Any, address: Any, requests: "DatagramRequests") -> None:
-        super().__init__(protocol, address)
+        self.protocol = protocol
+        self.address = address
+        self.producer = protocol.producer
         self._requests = requests
         self.consumer: Any = None
         self.key: Any = None
@@ -349,6 +352,8 @@ class DatagramRequests:
                 consumer._fire_many("data_received", data=data)
                 rest = consumer.data_received(data)
                 consumer._fire_many("data_processed", data=data)
+            if rest:
+                refuse_coroutine(consumer, "data_received", rest)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             exchange.request_failed(consumer, exc)
             return

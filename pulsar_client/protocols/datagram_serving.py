@@ -7,16 +7,21 @@ many at once, and further datagrams wait in a bounded queue.  This module must n
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from pulsar_client.events import OneTime
 from pulsar_client.exceptions import AbortRequest, ProtocolError
+from pulsar_client.protocols.consumer_contract import complete, refuse_coroutine
 from pulsar_client.protocols.datagram_endpoint import DatagramEndpoint
-from pulsar_client.protocols.datagram_exchange import ServerExchange
+from pulsar_client.protocols.datagram_exchange import ServerExchange, server_exchange
 from pulsar_client.protocols.producer import Producer
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["DatagramServing"]
+
+#: What is a consumer's own failure: asking a cancelled future for its result, too.
+_FAILURES = (Exception, asyncio.CancelledError)
 
 
 class DatagramServing(DatagramEndpoint):
@@ -24,8 +29,6 @@ class DatagramServing(DatagramEndpoint):
 
     _expiry: asyncio.TimerHandle | None = None
     _serving_waiting = False
-    # Close as soon as no exchange is in flight.
-    _last_exchange = False
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
@@ -42,6 +45,8 @@ class DatagramServing(DatagramEndpoint):
             and factory.connection_made is ProtocolConsumer.connection_made
             and type(self.producer).build_consumer is Producer.build_consumer
         ):
+            if factory.__init__ is not ProtocolConsumer.__init__:
+                complete(factory)
             self._consumer_class = factory
 
     def close_when_idle(self) -> OneTime:
@@ -61,52 +66,74 @@ class DatagramServing(DatagramEndpoint):
 
     def serve(self, data: bytes, addr: Any) -> None:
         """Give a datagram to a consumer of its own, now or when there is room."""
-        self.counts.received += 1
-        producer = self.producer
-        if self._in_flight and len(self._in_flight) >= self.max_in_flight:
-            self._wait_for_room(data, addr)
-            return
-        make = self._consumer_class
-        if make is None or self._many_times is not None or producer._many_times is not None:
-            self._serve_heard(data, addr)
-            return
-        try:
-            consumer = make()
-        except Exception as exc:
-            self.logger.error("%s: %r failed", self, make, exc_info=exc)
-            return
-        consumer.connection = ServerExchange(self, addr)
-        if consumer._one_time is not None or consumer._many_times is not None:
-            self._start(consumer, data)
-            return
-        # What start() does when nobody listens, without what it costs.
-        consumer._started = consumer._handed_over = True
-        self._requests_processed += 1
-        producer.request_started()
-        try:
-            rest = consumer.data_received(data)
-        except Exception as exc:  # noqa: BLE001 - it is the exchange's exception
-            self.exchange_failed(consumer, exc)
-            return
-        if not consumer._done:
-            self._keep(consumer)
-        elif rest:
-            self.counts.unused += 1
+        self.serve_burst(((data, addr),))
 
-    def _wait_for_room(self, data: bytes, addr: Any) -> None:
-        if len(self._waiting) >= self.max_waiting:
+    def serve_burst(self, datagrams: Iterable[tuple[bytes, Any]]) -> None:
+        """Serve what has arrived, until there is no more or the burst is interrupted.
+
+        What taking the next datagram raises goes to the caller; nothing else does.
+        """
+        # The path of every datagram: what stays the same is looked up once a burst.
+        counts, in_flight = self.counts, self._in_flight
+        make, producer, waiting = self._consumer_class, self.producer, self._waiting
+        limited = producer.max_requests is not None
+        for data, addr in datagrams:
+            counts.received += 1
+            try:
+                if (
+                    make is None
+                    or self._many_times is not None
+                    or producer._many_times is not None
+                    or waiting
+                    or (in_flight and len(in_flight) >= self.max_in_flight)
+                ):
+                    self._serve_heard(data, addr)
+                else:
+                    consumer = make()
+                    # As server_exchange(), without the call.
+                    exchange = consumer.connection = ServerExchange()
+                    exchange.protocol = self
+                    exchange.address = addr
+                    exchange.producer = producer
+                    if consumer._one_time is not None or consumer._many_times is not None:
+                        self._start(consumer, data)
+                    else:
+                        # What start() does when nobody listens, without what it costs.
+                        consumer._started = consumer._handed_over = True
+                        self._requests_processed += 1
+                        if limited:
+                            producer.request_started()
+                        else:
+                            producer._requests_processed += 1
+                        try:
+                            rest = consumer.data_received(data)
+                        except _FAILURES as exc:
+                            self.exchange_failed(consumer, exc)
+                        else:
+                            if rest or not consumer._done:
+                                self._fed(consumer, rest)
+            except _FAILURES as exc:
+                self.logger.error("%s: %r failed", self, self._consumer_factory, exc_info=exc)
+            if self.interrupted:
+                return
+
+    def _serve_heard(self, data: bytes, addr: Any) -> None:
+        """Serve with everything that others may want to do or hear, when it is its turn."""
+        # Those that wait are first, also when a place has just become free.
+        if not self._waiting and len(self._in_flight) < self.max_in_flight:
+            self._serve_now(data, addr)
+        elif len(self._waiting) >= self.max_waiting:
             self.counts.busy += 1
         else:
             self._waiting.append((data, addr))
 
-    def _serve_heard(self, data: bytes, addr: Any) -> None:
-        """Serve with everything that others may want to do or hear."""
+    def _serve_now(self, data: bytes, addr: Any) -> None:
         consumer = None
         try:
             consumer = self.producer.build_consumer(self._consumer_factory)
-            consumer.connection = ServerExchange(self, addr)
+            consumer.connection = server_exchange(self, addr)
             consumer.connection_made(consumer.connection)
-        except Exception as exc:
+        except _FAILURES as exc:
             made = consumer or self._consumer_factory
             self.logger.error("%s: %r failed", self, made, exc_info=exc)
             return
@@ -115,12 +142,12 @@ class DatagramServing(DatagramEndpoint):
     def _start(self, consumer: ProtocolConsumer, data: bytes) -> None:
         try:
             consumer.start()
-        except Exception as exc:
+        except _FAILURES as exc:
             self.logger.error("%s: %r failed", self, consumer, exc_info=exc)
             return
         if consumer._handed_over:
             self.feed_exchange(consumer, data)
-        else:
+        elif not consumer._done:
             consumer.connection.held = data
             self._keep(consumer)
 
@@ -134,7 +161,16 @@ class DatagramServing(DatagramEndpoint):
             rest = consumer.data_received(data)
             consumer._fire_many("data_processed", data=data)
             self._fire_many("data_processed", data=data)
-        except Exception as exc:  # noqa: BLE001 - it is the exchange's exception
+        except _FAILURES as exc:
+            self.exchange_failed(consumer, exc)
+            return
+        self._fed(consumer, rest)
+
+    def _fed(self, consumer: ProtocolConsumer, rest: bytes | None) -> None:
+        """A consumer has taken its datagram; it may have left some, and be unfinished."""
+        try:
+            refuse_coroutine(consumer, "data_received", rest)
+        except TypeError as exc:
             self.exchange_failed(consumer, exc)
             return
         if not consumer._done:
@@ -177,13 +213,17 @@ class DatagramServing(DatagramEndpoint):
     def _serve_waiting(self) -> None:
         self._serving_waiting = False
         while self._waiting and len(self._in_flight) < self.max_in_flight and not self._closing:
-            self.counts.received -= 1  # it was counted when it came
-            self.serve(*self._waiting.popleft())
+            try:
+                self._serve_now(*self._waiting.popleft())
+            except _FAILURES as exc:
+                self.logger.error("%s: %r failed", self, self._consumer_factory, exc_info=exc)
         if self._last_exchange and not self._in_flight:
             self._close()
 
     def _keep(self, consumer: ProtocolConsumer) -> None:
         """A consumer has not finished when it returned."""
+        if consumer in self._in_flight:
+            return  # since its pre_request, and so is its time
         loop = self._loop
         assert loop is not None
         if consumer.connection.dropped:
@@ -206,6 +246,8 @@ class DatagramServing(DatagramEndpoint):
                 if self._expiry is None:
                     self._expiry = loop.call_at(deadline, self._expire)
                 return
+            if consumer._done:
+                continue  # ended by the end of another
             self.counts.expired += 1
             consumer.cancel_tasks()
             consumer.finished(
@@ -237,7 +279,7 @@ class DatagramServing(DatagramEndpoint):
             return
         try:
             consumer.connection_lost(exc)
-        except (Exception, asyncio.CancelledError):
+        except _FAILURES:
             self.logger.exception("%s: connection_lost of %r failed", self, consumer)
         if not consumer._done:
             ProtocolConsumer.connection_lost(consumer, exc)

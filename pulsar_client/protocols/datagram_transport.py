@@ -10,6 +10,9 @@ import errno
 import socket
 import sys
 from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from itertools import repeat
 from typing import Any
 
 from pulsar_client.protocols.datagram_options import (
@@ -24,7 +27,9 @@ from pulsar_client.protocols.datagram_options import (
 __all__ = ["DatagramSocketTransport", "open_datagram_transport"]
 
 #: Datagrams, or errors, that are read in one turn of the loop.
-_BURST = range(64)
+_BURST = 64
+#: No datagram of UDP has more bytes.
+_LONGEST = 65535
 #: What a queued datagram counts beside its bytes, so that empty ones are bounded too.
 _OVERHEAD = 64
 _HIGH_WATER = 65536
@@ -41,9 +46,12 @@ _UNREACHABLE = {
 class DatagramSocketTransport(asyncio.DatagramTransport):
     """Reads and writes a datagram socket for a protocol.
 
-    The protocol gets ``datagram_received(data, address)``, ``datagram_truncated(address)``,
-    ``peer_error_received(exc, address, quoted)`` where the system tells who could not be reached,
-    else ``error_received(exc)``, and the calls of flow control.
+    The protocol gets ``datagrams_received(datagrams)``, an iterator of pairs of data and address,
+    of which it takes no more once its attribute ``interrupted`` is true,
+    ``datagram_truncated(data, address)``, ``peer_error_received(exc, address, quoted)`` where the
+    system tells who could not be reached, else ``error_received(exc)``, and the calls of flow
+    control.  Its attribute ``send_now`` is a function that sends ``(data, address)`` or raises an
+    ``OSError``, which then is for `not_sent`; None while that can't be.
 
     Args:
         loop: a loop that has ``add_reader``.
@@ -75,19 +83,19 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         self._connected = peer is not None
         self._max_datagram = max_datagram
+        self._may_truncate = max_datagram < _LONGEST
         self._max_queued = max_queued
         self._renewable = renewable and self._connected
         self._errors_name_peers = False
         self._receive: Any = sock.recvfrom
-        self._sock_sendto = sock.sendto
+        #: The protocol's ``send_now``, whenever nothing is queued: without a call of ours.
+        self._send_now: Any = None
         self._queue: deque[tuple[bytes, Any]] = deque()
         self._queued = 0
         self._high = _HIGH_WATER
         self._low = _HIGH_WATER // 4
         self._protocol_paused = False
         self._reading = False
-        # The burst that is being read must end: reading was paused, or the socket is another.
-        self._interrupted = False
         self._closing = False
 
     def __repr__(self) -> str:
@@ -111,8 +119,14 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         # Not before it is sure that somebody reads what these bring.
         self._errors_name_peers = enable_error_queue(self._sock)
         self._receive = self._sock.recvfrom
-        if not self._connected and enable_asked_address(self._sock):
-            self._receive = self._receive_asked
+        if self._connected:
+            return
+        self._send_now = self._send
+        if enable_asked_address(self._sock):
+            self._receive = partial(receive_asked, self._sock)
+        elif self._sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._send_now = self._sock.sendto  # a peer of another family may have no address
+        self._protocol.send_now = self._send_now
 
     # Reading
 
@@ -128,7 +142,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
 
     def pause_reading(self) -> None:
         """Leave what arrives to the system's buffer; idempotent."""
-        self._interrupted = True
+        self._protocol.interrupted = True
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._sock.fileno())
@@ -137,54 +151,59 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         """True unless reading is paused or over."""
         return self._reading
 
-    def read_now(self) -> None:
-        """Take what has arrived by now, a burst of it at most: before the end, say."""
-        if self._reading:
-            self._read()
+    def read_now(self) -> bool:
+        """Take a burst of what has arrived, before the end, say; True if there may be more."""
+        return self._reading and self._read()
 
-    def _read(self) -> None:
-        receive = self._receive
-        size = self._max_datagram + 1
-        received = self._protocol.receiver()
-        self._interrupted = False
-        for number in _BURST:
+    def _read(self) -> bool:
+        # Reads in C whenever the protocol asks for the next: no function of ours is between them.
+        sizes = repeat(self._max_datagram + 1, _BURST)
+        datagrams: Iterator[tuple[bytes, Any]] = map(self._receive, sizes)
+        self._protocol.interrupted = False
+        while True:
             try:
-                data, address = receive(size)
+                self._protocol.datagrams_received(
+                    self._complete(datagrams) if self._may_truncate else datagrams
+                )
             except (BlockingIOError, InterruptedError):
-                if not number:
+                if sizes.__length_hint__() == _BURST - 1:
                     self._watch_again()
-                return
+                return False
             except OSError as exc:
                 self._failed(exc)
-                if self._interrupted:
-                    return
-                continue
-            if len(data) < size:
-                received(data, address)
+                if self._protocol.interrupted:
+                    return False
+            else:
+                return not self._protocol.interrupted
+
+    def _complete(self, datagrams: Iterator[tuple[bytes, Any]]) -> Iterator[tuple[bytes, Any]]:
+        """Report those that are too long, give the others."""
+        for data, address in datagrams:
+            if len(data) <= self._max_datagram:
+                yield data, address
             else:
                 self._protocol.datagram_truncated(data, address)
-            if self._interrupted:
+            if self._protocol.interrupted:
                 return
-
-    def _receive_asked(self, size: int) -> tuple[bytes, Any]:
-        return receive_asked(self._sock, size)
 
     def _failed(self, exc: OSError) -> None:
         """The socket has an error: of a datagram sent before, to whoever it was."""
-        told = False
+        # A handler that has paused reading may be the one that sends.
+        before, told = self._protocol.interrupted, False
         if self._errors_name_peers:
-            for _ in _BURST:
+            for _ in range(_BURST):
                 try:
                     entry = read_error(self._sock)
                 except OSError:
                     break
                 told = True
-                self._interrupted = False
+                self._protocol.interrupted = False
                 self._protocol.peer_error_received(*entry)
-                if self._interrupted:
+                if self._protocol.interrupted:
                     return  # the rest is of a socket that is closed, or will be told again
         if not told:
             self._protocol.error_received(exc)
+        self._protocol.interrupted |= before
         self._watch_again()
 
     def _watch_again(self) -> None:
@@ -217,14 +236,9 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         if self._queue:
             return self._enqueue(data, addr)
         try:
-            if type(addr) is tuple:
-                self._sock_sendto(data, addr)
-            else:
-                self._send(data, addr)
-        except (BlockingIOError, InterruptedError):
-            return self._enqueue(data, addr)
+            self._send(data, addr)
         except OSError as exc:
-            return self._send_again(exc, data, addr)
+            return self.not_sent(exc, data, addr)
         return True
 
     def _send(self, data: Any, addr: Any) -> None:
@@ -235,8 +249,17 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         else:
             self._sock.sendto(data, addr)
 
-    def _send_again(self, exc: OSError, data: Any, addr: Any) -> bool:
-        """The system tells now what became of an earlier datagram, and has not sent this one."""
+    def not_sent(self, exc: OSError, data: Any, addr: Any) -> bool:
+        """What becomes of a datagram that the system did not take; as of `sendto`.
+
+        Args:
+            exc: what it said: it has no room, or what became of an earlier datagram, or what is
+                wrong with this one.
+            data: the datagram.
+            addr: where to.
+        """
+        if isinstance(exc, BlockingIOError | InterruptedError):
+            return self._enqueue(data, addr)
         if exc.errno not in _UNREACHABLE:
             raise exc
         self._failed(exc)
@@ -254,6 +277,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
             return False
         if not self._queue:
             self._loop.add_writer(self._sock.fileno(), self._flush)
+            self._protocol.send_now = None
         self._queue.append((bytes(data), addr))
         self._queued += size
         if self._queued > self._high and not self._protocol_paused:
@@ -264,7 +288,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
     def _flush(self) -> None:
         """The system takes datagrams again: send what is queued, a burst of it at most."""
         queue = self._queue
-        for number in _BURST:
+        for number in range(_BURST):
             if not queue:
                 break
             if not self._send_queued(*queue[0]):
@@ -278,6 +302,8 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
                     self._loop.remove_writer(self._sock.fileno())
                     if self._closing:
                         self._loop.call_soon(self._end, None)
+                    else:
+                        self._protocol.send_now = self._send_now
         if self._protocol_paused and self._queued <= self._low:
             self._protocol_paused = False
             self._protocol.resume_writing()
@@ -347,7 +373,6 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         self.pause_reading()
         old.close()
         self._sock = new
-        self._sock_sendto = new.sendto
         self._information.update(socket=new, sockname=new.getsockname())
         self._prepare()
         if reading:
@@ -366,6 +391,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
             return
         self.pause_reading()
         self._closing = True
+        self._protocol.send_now = None
         if not self._queue:
             self._loop.call_soon(self._end, None)
 
@@ -380,6 +406,7 @@ class DatagramSocketTransport(asyncio.DatagramTransport):
         elif self._closing:
             return  # its end is on the way
         self._closing = True
+        self._protocol.send_now = None
         self._loop.call_soon(self._end, None)
 
     def _end(self, exc: OSError | None) -> None:

@@ -2,7 +2,8 @@
 
 A time-out of its own for each request would cost more than the request.  Here a deadline is an
 entry in a heap; a request that is over in time leaves its entry behind, which is thrown away when
-the timer comes to it, or earlier when such entries are in the majority.
+the next one comes and it is the earliest, when such entries are in the majority, when the timer
+comes to it, or when nothing is in flight any more.
 
 This module knows nothing of connections and requests.
 """
@@ -14,7 +15,7 @@ from itertools import count
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["DeadlineQueue"]
+__all__ = ["DeadlineQueue", "Together"]
 
 
 class _Ends(Protocol):
@@ -27,6 +28,17 @@ T = TypeVar("T", bound=_Ends)
 
 #: So many entries are kept before it is looked whether they are still needed.
 _FEW = 256
+
+
+class Together(list[T]):
+    """Items with one deadline, for one entry."""
+
+    def done(self) -> bool:
+        """True if all of them are."""
+        for item in self:  # noqa: SIM110 - a generator costs more than the loop
+            if not item.done():
+                return False
+        return True
 
 
 class DeadlineQueue(Generic[T]):
@@ -63,16 +75,22 @@ class DeadlineQueue(Generic[T]):
         """Let ``item`` expire in so many seconds, unless it is done by then."""
         deadline = self._loop.time() + seconds
         heap = self._heap
+        while heap and heap[0][2].done():
+            heappop(heap)
         heappush(heap, (deadline, next(self._order), item, seconds))
         if deadline < self._armed_for:
             self._arm(deadline)
         if len(heap) > self._many:
             self._compact()
 
-    def clear(self) -> None:
-        """Forget every item and the timer."""
+    def forget(self) -> None:
+        """Forget every item, with what it holds; the timer stays for those that follow."""
         self._heap.clear()
         self._many = _FEW
+
+    def clear(self) -> None:
+        """Forget every item and the timer."""
+        self.forget()
         self._disarm()
 
     def _compact(self) -> None:

@@ -4,9 +4,11 @@ This module knows nothing of consumers; who feeds them says when to look again.
 """
 
 from asyncio import Future, get_running_loop
+from typing import Any
 
 from pulsar_client.exceptions import ConnectionClosed
 from pulsar_client.protocols.collector import Collector
+from pulsar_client.protocols.deadlines import DeadlineQueue
 
 __all__ = ["Drainable"]
 
@@ -15,6 +17,8 @@ class Drainable(Collector):
     """A stream protocol of which one can wait until it is idle; see ``Protocol``."""
 
     _end_waiters: tuple[Future[None], ...] = ()
+    # Of requests that have a time-out.
+    _deadlines: DeadlineQueue[Any] | None
 
     async def drained(self) -> bool:
         """Wait until no request is in flight, abandoned ones included.
@@ -40,8 +44,12 @@ class Drainable(Collector):
         return True
 
     def tell_drained(self) -> None:
-        """Wake those who wait until nothing is in flight, to look again."""
-        waiters, self._end_waiters = self._end_waiters, ()
+        """Nothing is in flight: wake those who wait for that, to look again."""
+        if self._deadlines is not None:
+            self._deadlines.forget()  # and with them the replies
+        waiters = self._end_waiters
+        if waiters:
+            self._end_waiters = ()
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)

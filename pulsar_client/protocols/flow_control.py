@@ -58,7 +58,8 @@ class FlowControl(EventHandler):
 
     _low_limit: int | None = None
     _high_limit: int | None = None
-    _paused = False
+    _sets_events = True
+    _paused: bool
     _drain_waiters: list[asyncio.Future[None]] | None = None
     _drain_error: BaseException | None = None
 
@@ -73,6 +74,7 @@ class FlowControl(EventHandler):
                 "expected low_limit <= high_limit"
             )
         super().__init__(**kw)
+        self._paused = False
         if low_limit is not None:
             self._low_limit = low_limit
         if high_limit is not None:
@@ -105,8 +107,11 @@ class FlowControl(EventHandler):
         if not self._paused:
             raise RuntimeError("resume_writing() was called without pause_writing()")
         self._paused = False
-        self._drain_error = exc
-        waiters, self._drain_waiters = self._drain_waiters, None
+        if exc is not self._drain_error:
+            self._drain_error = exc
+        waiters = self._drain_waiters
+        if waiters is not None:
+            self._drain_waiters = None
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)

@@ -27,6 +27,7 @@ class Timeout(EventHandler):
         ValueError: ``timeout`` is negative or not a number.
     """
 
+    _sets_events = True
     _timeout: float | None = None
     _last_activity = 0.0
     _idle_handle: asyncio.TimerHandle | None = None

@@ -12,15 +12,17 @@ This module knows nothing of pools, nor of what the bytes mean.
 """
 
 import asyncio
+from asyncio import Future
 from collections import deque
-from collections.abc import Awaitable, Iterator
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Any
 
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed, ProtocolError
+from pulsar_client.protocols.deadlines import Together
 from pulsar_client.protocols.protocol import Protocol as StreamProtocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
-__all__ = ["Codec", "MessageConsumer", "MessagePipeline", "checked_codec"]
+__all__ = ["MessageConsumer", "MessagePipeline"]
 
 #: Bytes that leave at once, without waiting for more in this turn of the loop.
 _BATCH_LIMIT = 65536
@@ -28,54 +30,15 @@ _BATCH_LIMIT = 65536
 _FEW = 64
 
 
-class Codec(Protocol):
-    """What a pipelined connection has to know of a protocol; there is one for each connection.
-
-    A decoder of this library with an ``encode`` of one's own is a codec.
-    """
-
-    @property
-    def pending(self) -> int:
-        """How many bytes were fed and are not part of a reply that was given out."""
-
-    def encode(self, message: Any) -> bytes:
-        """The bytes of a request; what it raises is raised to the caller, and nothing is sent."""
-
-    def feed(self, data: bytes) -> object:
-        """Take what has arrived.
-
-        Raises:
-            Exception: it is against the protocol; the connection is closed.
-        """
-
-    def __iter__(self) -> Iterator[Any]:
-        """Give the replies that are complete, in order, until there is none.
-
-        A reply that is an exception is raised to the caller; the connection goes on.  What the
-        iteration itself raises closes the connection.
-        """
-
-
-def checked_codec(codec: Any, factory: object) -> Any:
-    """Give back what a codec factory made, if it is a codec.
-
-    Raises:
-        TypeError: it lacks a member.
-    """
-    lacking = [
-        name for name in ("encode", "feed", "__iter__", "pending") if not hasattr(codec, name)
-    ]
-    if lacking:
-        raise TypeError(f"codec {factory!r} made {codec!r}, which has no {', '.join(lacking)}")
-    return codec
-
-
 class MessageConsumer(ProtocolConsumer):
     """The exchange of one message, where its events or ``start`` are wanted."""
 
 
 class _Listened:
-    """Stands in the line for a request with a consumer, with what is used of a future."""
+    """Stands in the line for a request with a consumer, with what is used of a future.
+
+    It is ``done`` when nobody waits for it; its consumer still has to be told how it ended.
+    """
 
     __slots__ = ("consumer",)
 
@@ -117,6 +80,9 @@ class MessagePipeline:
         self._chunks: list[bytes] = []
         self._batch: list[Any] = []
         self._size = 0
+        # Those of the batch that must be answered within so many seconds.
+        self._timed: Together[asyncio.Future[Any]] = Together()
+        self._seconds = 0.0
         self._scheduled = False
         self._last_batch = 1
         self._waiting: deque[tuple[Any, bytes]] = deque()
@@ -151,28 +117,38 @@ class MessagePipeline:
 
     # The way of a request
 
-    def begin(self, message: Any) -> "asyncio.Future[Any]":
+    def begin(self, message: Any, timeout: float | None = None) -> "asyncio.Future[Any]":
         """Make a request; the future gets its reply.
 
+        Args:
+            message: for the codec.
+            timeout: seconds after which the future gets a ``RequestTimeout``.
+
         Raises:
-            ConnectionClosed: the connection takes no more requests.
             Exception: what the codec raised.
         """
         data = self._encode(message)
         connection = self._connection
-        waiter: asyncio.Future[Any] = asyncio.Future(loop=connection._loop)
+        waiter: asyncio.Future[Any] = Future(loop=connection._loop)
         if (
-            connection._closing
-            or self._waiting
+            self._waiting
             or connection._paused
-            or connection._last_request
-            or connection._upgraded
             or len(self._in_flight) + len(self._batch) >= self.limit
         ):
             self._begin_later(waiter, data)
+            if timeout is not None and not waiter.done():
+                connection.expire_later(waiter, timeout)
             return waiter
         self._batch.append(waiter)
         self._chunks.append(data)
+        if timeout is not None:
+            # Most have the same; those of a batch share an entry, and one look at the clock.
+            if not self._timed:
+                self._seconds = timeout
+            if timeout == self._seconds:
+                self._timed.append(waiter)
+            else:
+                connection.expire_later(waiter, timeout)
         size = self._size = self._size + len(data)
         if not self._scheduled:
             if not self._in_flight and self._last_batch == 1 and len(self._batch) == 1:
@@ -224,6 +200,9 @@ class MessagePipeline:
         """Hand the batch to the transport, in one call."""
         batch = self._batch
         connection = self._connection
+        if self._timed:
+            timed, self._timed = self._timed, Together()
+            connection.expire_later(timed, self._seconds)
         if not batch or connection._closing or connection._transport.is_closing():
             return  # those that stay here learn from the loss that they were not sent
         chunks = self._chunks
@@ -246,15 +225,19 @@ class MessagePipeline:
     def prepare(self, consumer: ProtocolConsumer) -> None:
         """A request is started, but callbacks of its ``pre_request`` have to end first."""
         self._preparing[id(consumer)] = consumer
+        if self._connection._upgraded:
+            self.upgrade()
 
     def enter(self, consumer: ProtocolConsumer) -> None:
         """Make the request of a consumer."""
-        self._preparing.pop(id(consumer), None)
+        prepared = self._preparing.pop(id(consumer), None)
         try:
             data = self._encode(consumer.request)
             self._begin_later(_Listened(consumer), data)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             consumer.finished(exc=exc)
+            if prepared is not None:
+                self._settle()  # it may have been the last that was waited for
 
     def request_done(self, consumer: ProtocolConsumer) -> None:
         """A consumer has finished; its place in the line knows that by itself."""
@@ -286,10 +269,10 @@ class MessagePipeline:
         Args:
             request: its future, which is done, or its consumer.
         """
-        if self._connection._closing:
-            return
         if isinstance(request, ProtocolConsumer):
             self._give_up_consumer(request)
+        if self._connection._closing:
+            return
         head = self._in_flight[0] if self._in_flight else None
         if not self._given_up or head is request or getattr(head, "consumer", None) is request:
             self._silent_since = self._connection._loop.time()
@@ -300,8 +283,8 @@ class MessagePipeline:
             self._settle()
 
     def _give_up_consumer(self, consumer: ProtocolConsumer) -> None:
-        unsent = (*self._batch, *(waiter for waiter, _ in self._waiting))
-        if any(isinstance(w, _Listened) and w.consumer is consumer for w in unsent):
+        # What is in flight ends with its reply, or with the connection: who listens is told then.
+        if all(getattr(waiter, "consumer", None) is not consumer for waiter in self._in_flight):
             consumer.finished(exc=AbortRequest(f"{consumer!r} was given up before it was sent"))
 
     def _watch(self, seconds: float) -> None:
@@ -344,7 +327,7 @@ class MessagePipeline:
                 if not in_flight:
                     raise ProtocolError(f"{connection}: a reply that nobody asked for")
                 waiter = in_flight.popleft()
-                if waiter.done():
+                if waiter.done() and waiter.__class__ is not _Listened:
                     continue  # nobody gets it
                 if isinstance(reply, Exception):
                     waiter.set_exception(reply)
@@ -382,7 +365,7 @@ class MessagePipeline:
         if self._in_flight:
             # Its reply it was.
             waiter = self._in_flight.popleft()
-            if not waiter.done():
+            if not waiter.done() or waiter.__class__ is _Listened:
                 waiter.set_exception(exc)
                 waiter.exception()  # a task cancelled in this turn is not owed a log line
 
@@ -390,7 +373,7 @@ class MessagePipeline:
         connection = self._connection
         if self._waiting:
             self.advance()
-        if self.busy or connection._closing:
+        if self.busy or connection._closing or connection._pipeline is not self:
             return
         connection.tell_drained()
         if connection._upgraded:
@@ -405,12 +388,14 @@ class MessagePipeline:
     def upgrade(self) -> None:
         """Another protocol comes behind what is in flight; those that wait can't be made."""
         waiting, self._waiting = self._waiting, deque()
-        for waiter, _ in waiting:
+        for waiter in (
+            *(waiter for waiter, _ in waiting),
+            *map(_Listened, self._preparing.values()),
+        ):
             if not waiter.done():
                 why = f"{self._connection} takes no more requests"
                 waiter.set_exception(ConnectionClosed(why, sent=False))
-        if not self.busy:
-            self._connection.leave_pipeline(self._rest())
+        self._settle()
 
     # The end of the connection
 
@@ -425,11 +410,11 @@ class MessagePipeline:
         self._in_flight.clear()
         self._waiting.clear()
         self._preparing.clear()
-        self._batch, self._chunks = [], []
+        self._batch, self._chunks, self._timed = [], [], Together()
         cause = self._connection._lost_exc or self.failure
         for waiters, was in ((sent, True), (unsent, False)):
             for waiter in waiters:
-                if waiter.done():
+                if waiter.done() and waiter.__class__ is not _Listened:
                     continue
                 when = "after (part of) it was sent" if was else "before any of it was sent"
                 closed = ConnectionClosed(

@@ -97,6 +97,8 @@ class Pipeline:
     def prepare(self, consumer: ProtocolConsumer) -> None:
         """A request is started, but callbacks of its ``pre_request`` have to end first."""
         self._preparing[id(consumer)] = consumer
+        if self._connection._upgraded:
+            self.upgrade()
 
     def enter(self, consumer: ProtocolConsumer) -> None:
         """Begin a request, or let it wait until those before it have begun and there is room."""
@@ -332,20 +334,20 @@ class Pipeline:
 
     def upgrade(self) -> None:
         """Another protocol comes behind what is in flight; those that wait can't be made."""
-        for consumer in tuple(self._waiting):
+        for consumer in (*self._waiting, *self._preparing.values()):
             if not consumer._done:
                 why = f"{self._connection} takes no more requests"
                 consumer.finished(exc=ConnectionClosed(why, sent=False))
-        if not self.busy:
-            self._connection.leave_pipeline(b"")
+        if not self._connection._feeding:  # else when what has arrived is read
+            self._settle()
 
     def _settle(self) -> None:
         """What to do when a request is over: begin others, and tell who waits for the last."""
+        connection = self._connection
         if self._waiting and self._writer is None:
             self.advance()
-        if self.busy:
+        if self.busy or connection._pipeline is not self:
             return
-        connection = self._connection
         connection.tell_drained()
         if connection._closing:
             return
@@ -407,6 +409,7 @@ class Pipeline:
         if connection._closing:
             return
         if connection._upgraded and not self._in_flight:
+            connection.tell_drained()
             connection.leave_pipeline(data)
         elif data:
             self.failure = ProtocolError(f"{connection}: {len(data)} bytes that nobody asked for")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pulsar_client.events import EventHandler
+from pulsar_client.protocols.consumer_contract import complete
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
 __all__ = ["Producer"]
@@ -75,6 +76,8 @@ class Producer(EventHandler):
         self.name = name or type(self).__name__.lower()
         self.max_requests = max_requests or None
         self.logger = logger or _logger
+        # Asked for every request: an instance's attribute is found faster than its class's.
+        self._many_times = None
         self._sessions = 0
         self._requests_processed = 0
         # In order, and as a dict: a set of thousands takes several times the memory.
@@ -174,4 +177,8 @@ def make_consumer(factory: Callable[[], ProtocolConsumer] | None) -> ProtocolCon
         raise TypeError(
             f"consumer_factory {factory!r} returned {consumer!r}, expected a ProtocolConsumer"
         )
+    try:
+        consumer._done  # noqa: B018
+    except AttributeError:
+        complete(type(consumer))  # as @dataclass does: its constructor was put in later
     return consumer

@@ -23,6 +23,7 @@ __all__ = ["Protocol", "PulsarProtocol"]
 _logger = logging.getLogger("pulsar_client.protocols")
 
 
+_PACKAGE = __name__.partition(".")[0]
 _KEYWORDS = {"high_limit", "low_limit", "many_times_events", "one_time_events", "timeout"}
 
 
@@ -47,7 +48,7 @@ class PulsarProtocol(FlowControl, Timeout):
     #: Seconds without progress after which ``close()`` gives up sending what was written.
     close_grace: float = 3.0
 
-    _transport: Any = None
+    _transport: Any
     #: The peer's address, else the socket's own; None before ``connection_made``, and kept after
     #: the loss.
     address: Any = None
@@ -56,12 +57,13 @@ class PulsarProtocol(FlowControl, Timeout):
     _lost_exc: BaseException | None = None
     _lost_told = False  # the event has fired, or fires now
     # True from the moment the connection stops being usable, before its transport is gone.
-    _closing = False
+    _closing: bool
     _close_handle: asyncio.TimerHandle | None = None
     # Bytes handed to the transport by write().
-    _written = 0
+    _written: int
     _closing_callbacks: list[Callable[[Any], object]] | None = None
     logger = _logger
+    _completed = False
 
     def __init__(
         self,
@@ -71,6 +73,14 @@ class PulsarProtocol(FlowControl, Timeout):
         logger: logging.Logger | None = None,
         **kw: Any,
     ) -> None:
+        # What each request reads; see EventHandler.
+        if self._completed:
+            self._one_time, self._many_times = self._one_time, self._many_times
+        else:
+            self._one_time = self._many_times = None
+        self._transport = self._loop = self.address = self._closing_callbacks = None
+        self._closing = self._paused = self._made = False
+        self._written = 0
         if kw:
             unknown = kw.keys() - _KEYWORDS
             if unknown:
@@ -88,6 +98,14 @@ class PulsarProtocol(FlowControl, Timeout):
         self.producer: Any = producer
         if logger is not None:
             self.logger = logger
+
+    def __init_subclass__(cls, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        if getattr(cls.__init__, "__module__", "").partition(".")[0] != _PACKAGE:
+            # A constructor that may do something, bind a callback say, before it calls ours.
+            cls._completed = True
+            cls._one_time = cls._many_times = cls._transport = None
+            cls._closing = cls._paused = False
 
     def __repr__(self) -> str:
         where = "<pending>" if self.address is None else format_address(self.address)
@@ -300,6 +318,8 @@ class PulsarProtocol(FlowControl, Timeout):
 class Protocol(PulsarProtocol, asyncio.Protocol):
     """A stream protocol with events; see :class:`PulsarProtocol` for the parameters."""
 
+    # What arrives while start_tls changes the transport.
+    _early: list[bytes] | None = None
     _read_holds = 0
     _HOLD_USER = 1
     _HOLD_THROTTLE = 2
@@ -403,10 +423,14 @@ class Protocol(PulsarProtocol, asyncio.Protocol):
         return 0
 
     def _hold_data(self) -> None:
-        """Keep what arrives for later."""
+        """Keep what arrives until the transport is there to which answers go."""
+        self._early = []
 
     def _release_data(self) -> None:
-        """Go on with what was kept."""
+        early, self._early = self._early, None
+        for data in early or ():
+            if not self._closing:
+                self.data_received(data)
 
     def _apply_read_holds(self) -> None:
         if self._read_holds:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pulsar_client.events import EventHandler, OneTime
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed
-from pulsar_client.protocols.consumer_contract import checked_exception, refuse_coroutine
+from pulsar_client.protocols.consumer_contract import checked_exception, complete, refuse_coroutine
 from pulsar_client.protocols.starting import Started, Starting
 
 __all__ = ["ProtocolConsumer"]
@@ -28,27 +28,28 @@ class ProtocolConsumer(EventHandler):
     request, ``data_processed``, the connection's ``data_processed``.
     """
 
+    _sets_events = True
     ONE_TIME_EVENTS = ("pre_request", "post_request")
     MANY_TIMES_EVENTS = ("data_received", "data_processed")
 
     #: The connection that feeds this consumer; None until it is attached.
-    connection: Any = None
+    connection: Any
     #: What :meth:`start` was given; None before, and on servers.
     request: Any = None
-    _given: Any = None
+    _given: Any
     _exc: BaseException | None = None
-    _started = False
-    _done = False
+    _started: bool
+    _done: bool
     # pre_request and its callbacks are over: it is too late to abort.
-    _handed_over = False
+    _handed_over: bool
     _aborted: AbortRequest | None = None
     # A byte of the request was handed to the transport, or may have been.
-    _sent = False
+    _sent: bool
     _tasks: set[asyncio.Task[None]] | None = None
-    _waiter: asyncio.Future[Any] | None = None
+    _waiter: asyncio.Future[Any] | None
     # The pipeline of its connection, if there is one, and its state there: waits for room, was
     # taken back unsent, nobody waits for its reply any more.
-    _pipeline: Any = None
+    _pipeline: Any
     _queued = False
     _begun: asyncio.Future[None] | None = None
     _withdrawn = False
@@ -61,17 +62,24 @@ class ProtocolConsumer(EventHandler):
         one_time_events: Iterable[str] | None = None,
         many_times_events: Iterable[str] | None = None,
     ) -> None:
-        # Made for every request: what each request reads is set here, because an instance's
-        # attribute is found several times faster than its class's.
+        # Made for every request: what each request reads is set here; see EventHandler.
         self._one_time = None
         self._many_times = None
         self._started = False
         self._done = False
         self._handed_over = False
-        self._aborted = None
         self._waiter = None
+        self._given = None
+        self._sent = False
+        self._pipeline = None
+        self.connection = None
         if loop is not None or one_time_events is not None or many_times_events is not None:
             super().__init__(loop, one_time_events, many_times_events)
+
+    def __init_subclass__(cls, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        if cls.__init__ is not ProtocolConsumer.__init__:
+            complete(cls)
 
     def __repr__(self) -> str:
         state = "done" if self._done else "in flight" if self._started else "not started"
@@ -209,13 +217,12 @@ class ProtocolConsumer(EventHandler):
         self._done = True
         # Not this consumer itself: in a ring it would stay until the garbage collector runs.
         self._given = result
-        result = self if result is _SELF else result
         if exc is not None:
             self._exc = exc = checked_exception(exc)
         connection = self.connection
         if connection is None:
             if self._one_time is not None:
-                self._fire_once("post_request", result, exc)
+                self._fire_once("post_request", self._result, exc)
             return
         # First, so that whoever is woken below finds the connection free.
         if self._pipeline is None:
@@ -224,16 +231,16 @@ class ProtocolConsumer(EventHandler):
             self._pipeline.request_done(self)
         producer = connection.producer
         if producer is not None and producer._many_times is not None:
-            self._fire_once("post_request", result, exc)
+            self._fire_once("post_request", self._result, exc)
         elif self._one_time is not None:
             event = self._one_time.get("post_request")
             if event is not None:
-                event.complete(self, result, exc)
+                event.complete(self, self._result, exc)
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None  # which has this consumer as its result: another ring
             if exc is None and self._one_time is None and not waiter.done():
-                waiter.set_result(result)
+                waiter.set_result(self if result is _SELF else result)
             else:
                 self._wake(waiter)
 
@@ -313,35 +320,37 @@ class ProtocolConsumer(EventHandler):
             self.connection.tasks_done(self)
 
     def begin(self, request: Any, waiter: "asyncio.Future[Any]") -> None:
-        """``start`` for ``Connection.request``, when nobody listens to events.
-
-        Args:
-            request: what is requested.
-            waiter: gets the result or the exception.
-        """
+        """``start`` for one who awaits only ``waiter``; it costs less when nobody listens."""
         connection = self.connection
+        producer = connection.producer
+        if self._one_time is not None or (
+            producer is not None and producer._many_times is not None
+        ):
+            self.start(request)
+            self._waiter = waiter
+            if self._done:
+                self._wake(waiter)
+            return
         if self._started or connection._transport is None:
             self._check_start()
         self._waiter = waiter
-        self._started = True
-        self._handed_over = True
+        self._started = self._handed_over = True
         if self._done:
             self._wake(waiter)  # finished in connection_made
             return
         self.request = request
         connection._requests_processed += 1
-        if connection.producer is not None:
-            connection.producer.request_started()
-        if self._pipeline is None:
-            self._make_request()
-        else:
+        if producer is not None:
+            producer.request_started()
+        if self._pipeline is not None:
             self._pipeline.enter(self)
-
-    def wake_when_done(self, waiter: "asyncio.Future[Any]") -> None:
-        """``waiter`` gets the result or the exception of a request that was started."""
-        self._waiter = waiter
-        if self._done:
-            self._wake(waiter)
+            return
+        try:  # what _make_request() does, for a call less
+            started: object = self.start_request()  # type: ignore[func-returns-value]
+            if started is not None:
+                refuse_coroutine(self, "start_request", started)
+        except Exception as exc:  # noqa: BLE001 - it is the request's exception
+            connection.request_failed(self, exc)
 
     def _wake(self, waiter: "asyncio.Future[Any]") -> None:
         event = self._one_time.get("post_request") if self._one_time is not None else None

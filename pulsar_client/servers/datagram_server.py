@@ -213,7 +213,7 @@ class DatagramServer(Producer):
     async def close(self, *, grace: float | None = None) -> None:
         """Stop gracefully; ``stop`` fires when all is closed.
 
-        Datagrams that have arrived are served once more, no further ones are read, exchanges in
+        Datagrams that have arrived are still served, no further ones are read, exchanges in
         flight may finish; what is left after ``grace`` seconds is given up.  Idempotent;
         cancelling the wait does not stop it.
 
@@ -232,10 +232,13 @@ class DatagramServer(Producer):
             )
 
     async def _close(self, grace: float) -> None:
+        deadline = asyncio.get_running_loop().time() + grace
+        # No socket holds more, each of these with its bytes and the system's own.
+        most = 0 if self._given_sockets is not None else 1 + max(self._buffers, default=0) // 512
         for protocol in tuple(self._protocols):
-            _finish(protocol, last_look=self._given_sockets is None)
+            await _finish(protocol, most, deadline)
         if self._protocols:
-            await self._wait_lost(grace)
+            await self._wait_lost(max(deadline - asyncio.get_running_loop().time(), 0.0))
         for protocol in tuple(self._protocols):
             protocol.abort()
         if self._protocols:
@@ -273,14 +276,24 @@ class DatagramServer(Producer):
             self._all_lost.set_result(None)
 
 
-def _finish(protocol: Any, *, last_look: bool) -> None:
+async def _finish(protocol: Any, most: int, deadline: float) -> None:
     """Close a protocol when its exchanges are done.
 
     What has arrived on a socket of ours would be lost; on one that other processes serve too, it
     is theirs.
+
+    Args:
+        protocol: what to close.
+        most: datagrams to serve before: more can't have arrived by now.
+        deadline: when to take no more of them.
     """
+    loop = asyncio.get_running_loop()
     transport = protocol.transport
-    if last_look and hasattr(transport, "read_now"):
-        transport.read_now()
+    if hasattr(transport, "read_now"):
+        before = protocol.counts.received
+        while protocol.counts.received - before < most:
+            if not transport.read_now() or loop.time() >= deadline:
+                break
+            await asyncio.sleep(0)
     finish = getattr(protocol, "close_when_idle", None) or protocol.close
     finish()

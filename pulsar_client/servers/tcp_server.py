@@ -336,6 +336,9 @@ class TcpServer(Producer):
         except TimeoutError:
             if acceptor is not None:
                 await acceptor.abort()
+            if grace > 0 and self._protocols:
+                text = "%r: %d connections are cut after %g s"
+                self.logger.warning(text, self, len(self._protocols), grace)
             for protocol in tuple(self._protocols):
                 protocol.abort()
             try:

@@ -100,6 +100,12 @@ class App:
         with self._changed:
             return "\n".join(self.lines)
 
+    def last_line(self) -> str:
+        """The last one it wrote, once it has ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._ended, LIMIT)
+            return self.lines[-1]
+
     def wait_line(self, pattern: str, *, count: int = 1, limit: float = LIMIT) -> re.Match[str]:
         """Wait for the line with the pattern, the count-th one; give the match."""
 

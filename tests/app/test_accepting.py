@@ -4,11 +4,14 @@ import socket
 import threading
 import time
 from collections import Counter
+from heapq import heappop, heappush
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from app_kit import LIMIT, App, ask, read_line, until
 
+from pulsar_client.app import fair_share
 from pulsar_client.app.fair_share import FairShare
 from pulsar_client.app.restarts import FIRST, LONG_LIFE, MOST, RestartDelay
 from pulsar_client.app.scoreboard import (
@@ -33,11 +36,11 @@ def test_p3_paced_connections_are_spread_evenly(loop: str, tmp_path: Path) -> No
     path = tmp_path / "status"
     arguments = ["-w", "4", "--loop", loop, "--status-socket", str(path)]
     with App(*arguments).ready() as app:
-        # Workers that get no time from a busy machine can't accept: the best of three.
+        # Workers that get no time from a busy machine can't accept, and are made up for later.
         spreads = [spread_of(app, path)]
-        while spreads[-1] > 0.05 * 125 and len(spreads) < 3:
+        while spreads[-1] > 0.05 * 125 and len(spreads) < 20:
             spreads.append(spread_of(app, path))
-        assert min(spreads) <= 0.05 * 125, spreads
+        assert spreads[-1] <= 0.05 * 125, spreads
         assert app.stop()[0] == 0
 
 
@@ -59,6 +62,107 @@ def spread_of(app: App, path: Path) -> int:
         for sock in held:
             sock.close()
         until(lambda: sum(counts()) == 0, what="all are closed")
+
+
+class Contest:
+    """Workers on a virtual clock, of which the first is always the quickest to wake up."""
+
+    PACE = 0.01
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+        self.now = 100.0
+        clock = SimpleNamespace(
+            monotonic=lambda: self.now, monotonic_ns=lambda: int(self.now * 1e9)
+        )
+        monkeypatch.setattr(fair_share, "time", clock)
+        self.board = Scoreboard()
+        self.rows = [worker(self.board, 0) for _ in range(workers)]
+        self.shares = [FairShare(self.board, row) for row in self.rows]
+
+    def connect(self, frozen: frozenset[int] = frozenset()) -> None:
+        """Let one connection come, and one of those that aren't frozen accept it."""
+        looks = [(self.now, index) for index in range(len(self.rows)) if index not in frozen]
+        late = {index for _, index in looks}
+        while True:
+            self.now, index = heappop(looks)
+            late.discard(index)
+            pause = self.shares[index]()
+            if not pause:
+                break
+            heappush(looks, (self.now + pause, index))
+        self.rows[index][CONNECTIONS] += 1
+        self.rows[index][RANK] += 1
+        for other in late:
+            self.shares[other]()  # it was woken up as well, and finds the connection gone
+        self.now += self.PACE
+
+    def close_all(self) -> None:
+        for row in self.rows:
+            row[CONNECTIONS] = 0
+
+    def spread(self) -> int:
+        counts = [row[CONNECTIONS] for row in self.rows]
+        return max(counts) - min(counts)
+
+
+@pytest.mark.parametrize("frozen", [{0}, {3}, {0, 1}, {1, 2, 3}])
+def test_p3_an_uneven_past_makes_no_uneven_future(
+    frozen: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: 500 over 4 differ by at most 5 %, whoever could accept nothing for a while before."""
+    contest = Contest(monkeypatch, 4)
+    for _ in range(200):
+        contest.connect(frozenset(frozen))
+    contest.close_all()
+    for _ in range(500):
+        contest.connect()
+    assert contest.spread() <= 0.05 * 125
+    contest.board.close()
+
+
+def test_p3_who_could_not_accept_makes_up_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P3: while connections stay open, the next ones go to who has the least."""
+    contest = Contest(monkeypatch, 4)
+    for _ in range(100):
+        contest.connect(frozenset({1}))
+    assert contest.spread() > 30
+    for _ in range(40):
+        contest.connect()
+    assert contest.spread() <= 0.05 * 35
+    contest.board.close()
+
+
+@pytest.mark.parametrize("stuck", [{0}, {0, 1}, {1, 2, 3}])
+def test_a_stuck_worker_is_waited_for_once(
+    stuck: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by each connection, until it has shown no life for so long that nobody waits for it."""
+    contest = Contest(monkeypatch, 4)
+    for _ in range(40):
+        contest.connect()
+    began = contest.now
+    for _ in range(100):
+        contest.connect(frozenset(stuck))
+    lost = contest.now - began - 100 * contest.PACE
+    # A pause now and then is for those that do accept.
+    assert lost < 100 * 2 * fair_share.PAUSE
+    for _ in range(400):
+        contest.connect()  # and it takes its part again, at once
+    assert contest.spread() <= 0.05 * 135
+    contest.board.close()
+
+
+def test_workers_that_wake_up_late_do_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though one that is stuck, which has less, was seen a moment ago."""
+    contest = Contest(monkeypatch, 2)
+    contest.rows[1][CONNECTIONS] = 50
+    looks = 0
+    while contest.shares[1]():
+        contest.rows[0][BEAT] = int(contest.now * 1e9)
+        contest.now += 0.02
+        looks += 1
+        assert looks <= 13
+    contest.board.close()
 
 
 def test_p3_short_connections_are_spread_as_well() -> None:
@@ -84,7 +188,7 @@ def test_who_steps_back() -> None:
     share = FairShare(board, more)
     assert [share() > 0 for _ in range(3)] == [True, True, False]
     share = FairShare(board, most)
-    assert [share() > 0 for _ in range(13)] == [True] * 12 + [False]
+    assert [share() > 0 for _ in range(15)] == [True] * 14 + [False]
     least[BEAT] -= 10 * 10**9  # stuck: nobody waits for it
     assert FairShare(board, more)() == 0
     new = worker(board, 2)

@@ -115,6 +115,28 @@ def test_wrong_use_is_exit_code_2() -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cert-file", "c.pem"], "cert_file is 'c.pem' and key_file none: TLS needs both"),
+        (["--key-file", "k.pem"], "key_file is 'k.pem' and cert_file none: TLS needs both"),
+        (["--ca-file", "a.pem"], "ca_file is 'a.pem', which needs cert_file and key_file"),
+    ],
+    ids=["certificate", "key", "authorities"],
+)
+def test_p33_check_config_refuses_half_of_tls(arguments: list[str], words: str) -> None:
+    """P33: it says what a start would say."""
+    done = start("--check-config", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"python toy_server.py: error: {words}\n"
+
+
+def test_p33_one_file_may_have_certificate_and_key() -> None:
+    """P33: it is named twice; the file itself is read when the server starts."""
+    done = start("--check-config", "--cert-file", "both.pem", "--key-file", "both.pem")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_help_shows_everything() -> None:
     done = start("--help")
     assert (done.returncode, done.stderr) == (0, "")

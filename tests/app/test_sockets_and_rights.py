@@ -285,6 +285,26 @@ def test_a15_status_over_a_private_socket(concurrency: str, tmp_path: Path) -> N
     assert not path.exists()
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["text", "JSON"])
+def test_the_reader_of_the_status_may_go(arguments: list[str], tmp_path: Path) -> None:
+    """As ``head -1`` does: no traceback."""
+    path = tmp_path / "status"
+    with App("-w", "1", "--status-socket", str(path)).ready() as app:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "wb") as gone:
+            done = subprocess.run(
+                [sys.executable, "-m", "pulsar_client", "status", *arguments, str(path)],
+                cwd=ROOT,
+                stdout=gone,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert app.stop()[0] == 0
+
+
 def test_restarts_are_counted_by_cause(tmp_path: Path) -> None:
     path = tmp_path / "status"
     with App("-w", "1", "--status-socket", str(path), "--timeout", "0.5").ready() as app:

@@ -48,6 +48,46 @@ def test_p13_a_hung_handler_is_cut_at_the_deadline(concurrency: str, request_lin
         code, took = app.stop()
         assert code == 0
         assert took < 0.5 + 1 + 1  # and a second for a busy machine
+        last = app.last_line()
+        if request_line == b"sleep 60\n":
+            app.wait_line("WARNING: .* 1 connections are cut after 0.5 s")
+            assert last.endswith("INFO: stopped by SIGTERM, exit code 0")
+        elif concurrency == "process":
+            app.wait_line("WARNING: <worker . pid .*> did not end in time")
+            app.wait_line("was killed by SIGKILL .* and 1 connections in flight")
+            assert last.endswith("INFO: stopped by SIGTERM, exit code 0")
+        else:
+            assert last.endswith(
+                "WARNING: stopped by SIGTERM at the deadline, exit code 0: "
+                "its loop has not come to an end, with 1 connections open"
+            )
+
+
+def test_p13_a_stuck_thread_is_left_at_the_deadline() -> None:
+    """P13: the loop has ended, and waits for the threads that it has started."""
+    arguments = ("--graceful-timeout", "0.5")
+    with App(*arguments, concurrency="thread").ready() as app, app.connect() as sock:
+        sock.sendall(b"echo on\nthread 60\n")
+        assert read_line(sock) == "on"
+        code, took = app.stop()
+        assert code == 0
+        assert took < 0.5 + 1 + 1
+        assert app.last_line().endswith(
+            "WARNING: stopped by SIGTERM at the deadline, exit code 0: "
+            "threads of the application are still running"
+        )
+
+
+def test_p13_a_stuck_log_does_not_put_off_the_deadline() -> None:
+    """P13: as standard error that nobody reads, with the loop waiting to write there."""
+    arguments = ("--graceful-timeout", "0.5")
+    with App(*arguments, concurrency="thread").ready() as app, app.connect() as sock:
+        assert ask(sock, "mute") == ""
+        sock.sendall(b"echo on\nblock 60\n")
+        assert read_line(sock) == "on"
+        code, took = app.stop()
+        assert code == 0
+        assert took < 0.5 + 1 + 1
 
 
 def test_p13_a_loop_stuck_where_no_signal_reaches_it_is_cut_at_the_deadline() -> None:
@@ -60,6 +100,26 @@ def test_p13_a_loop_stuck_where_no_signal_reaches_it_is_cut_at_the_deadline() ->
         code, took = app.stop()
         assert code == 0
         assert took < 0.5 + 1 + 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_p13_signals_of_the_application_leave_those_of_the_server_alone(loop: str) -> None:
+    """P13: a handler that is added to the loop; each kind is heard, in any order."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    with App("--loop", loop, concurrency="thread").ready() as app, app.connect() as sock:
+        assert ask(sock, "usr2") == ""
+        app.kill(signal.SIGUSR2)
+        assert read_line(sock) == "usr2"
+        for count in (1, 2):
+            app.kill(signal.SIGTTIN)
+            app.wait_line("SIGTTIN is ignored", count=count)
+            app.kill(signal.SIGUSR2)
+            assert read_line(sock) == "usr2"
+        assert app.text().count("SIGTTIN") == 2
+        assert app.stop()[0] == 0
+        assert app.text().count("stopping") == 1
+        assert app.last_line().endswith("INFO: stopped by SIGTERM, exit code 0")
 
 
 @MODES
@@ -83,6 +143,7 @@ def test_quit_is_quick(concurrency: str) -> None:
         code, took = app.stop(signal.SIGQUIT)
         assert code == 0
         assert took < 1 + 1
+        assert app.last_line().endswith("INFO: stopped by SIGQUIT, exit code 0")
 
 
 @MODES
@@ -288,8 +349,9 @@ def test_signals_while_it_starts_are_not_lost() -> None:
     """TERM before it is ready ends it, with 0; HUP is done later."""
     with App("--workers", "1", env={"TOY_IMPORT": "30"}) as app:
         until(app.workers)
-        code, took = app.stop()
+        code, took = app.stop(signal.SIGINT)
         assert code == 0
+        assert app.last_line().endswith("INFO: stopped by SIGINT, exit code 0")
         assert took < 10
 
 

@@ -5,32 +5,42 @@
 ``echo TEXT``  the text
 ``sleep S``    an answer after S seconds, the loop going on
 ``block S``    the same, the loop being stuck
+``thread S``   the same, a thread being stuck
+``mute``       from now on whoever logs in another thread waits for ever
 ``deaf``       from now on no SIGTERM interrupts the thread of the loop
-``die``        the process ends without an answer
+``usr2``       a signal handler of the application's own: an answer at each SIGUSR2
+``die [N]``    the process ends without an answer, with exit code N or 7
 ``boom``       an exception
 ``who``        user and group ids
 =============  =====================================================
 
-``TOY_DIE_AFTER`` (seconds), ``TOY_FAIL_START``, ``TOY_SLOW_START``, ``TOY_IMPORT`` (``fail`` or
-seconds; a file of that name is read when there is one).
+``TOY_DIE_AFTER`` (seconds), ``TOY_FAIL_MONITOR``, ``TOY_FAIL_START``, ``TOY_SLOW_START``,
+``TOY_IMPORT`` (``fail`` or seconds; a file of that name is read when there is one).
 """
 
 import asyncio
+import logging
 import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from pulsar_client import DelimitedDecoder, ProtocolConsumer, SocketServer
+
+
+# Nothing is imported that a worker has not: one that has given up root may be unable to read the
+# interpreter's own modules.
+def text_of(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
 
 
 def imported() -> None:
     """Be slow or fail, as the environment says, but in workers only."""
     what = os.environ.get("TOY_IMPORT", "")
     if what.startswith("/"):
-        what = Path(what).read_text().strip()
+        what = text_of(what)
     if __name__ == "__main__" or not what:
         return
     if what == "fail":
@@ -39,7 +49,7 @@ def imported() -> None:
 
 
 imported()
-VERSION = Path(os.environ.get("TOY_VERSION_FILE", os.devnull)).read_text().strip()
+VERSION = text_of(os.environ.get("TOY_VERSION_FILE", os.devnull))
 
 
 class Toy(ProtocolConsumer):
@@ -70,10 +80,17 @@ class Toy(ProtocolConsumer):
                 await asyncio.sleep(float(argument))
             case "block":
                 time.sleep(float(argument))  # noqa: ASYNC251 - the loop shall be stuck
+            case "thread":
+                await asyncio.to_thread(time.sleep, float(argument))
+            case "mute":
+                logging.getLogger().handlers[0].acquire()
             case "deaf":
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            case "usr2":
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGUSR2, self.connection.write, b"usr2\n")
             case "die":
-                os._exit(7)
+                os._exit(int(argument or 7))
             case "boom":
                 raise RuntimeError("boom")
             case "who":
@@ -86,6 +103,10 @@ class Toy(ProtocolConsumer):
 
 class ToyServer(SocketServer):
     """Fails as the environment says."""
+
+    async def monitor_start(self, monitor: Any) -> None:
+        if "TOY_FAIL_MONITOR" in os.environ:
+            raise RuntimeError("the toy has no monitor")
 
     async def worker_start(self, worker: Any, exc: BaseException | None = None) -> None:
         if "TOY_FAIL_START" in os.environ:

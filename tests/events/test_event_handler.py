@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -134,3 +135,23 @@ def test_the_last_firing_costs_what_the_first_did() -> None:
     assert count == 300_000
     assert len(handler.events["data"].callbacks) == callbacks
     assert min(times[-5:]) < 5 * min(times[:5])
+
+
+def test_a_class_need_not_call_the_constructor_of_its_base() -> None:
+    class Own(EventHandler):
+        MANY_TIMES_EVENTS = ("tick",)
+
+        def __init__(self) -> None:
+            pass
+
+    @dataclass(eq=False)
+    class Late(EventHandler):
+        MANY_TIMES_EVENTS = ("tick",)
+        number: int = 1
+
+    for handler in (Own(), Late()):
+        seen: list[object] = []
+        handler.bind_event("tick", lambda sender, exc=None, seen=seen: seen.append(sender))
+        handler.fire_event("tick")
+        assert seen == [handler]
+    assert not EventHandler().events

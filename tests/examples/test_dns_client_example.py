@@ -26,6 +26,7 @@ import dns.rrset
 import tenacity
 
 from examples.dns_client import Resolver, ResolverError
+from examples.dns_client.__main__ import ask
 from examples.dns_client.query import Question, UdpQuery
 from pulsar_client import (
     Connection,
@@ -143,6 +144,36 @@ def test_the_command(dnsmasq: DnsmasqProcess) -> None:
     assert done.returncode == 1
     assert "NXDOMAIN" in done.stderr
     assert run("--server", "unix:/x", "a").returncode == 2
+    # No records are no answer, as the exit code says.
+    done = run(server, "h2.test", "host.test", "--type", "AAAA")
+    assert (done.returncode, done.stdout) == (1, "host.test AAAA 2001:db8::1\n")
+    assert done.stderr == "h2.test: no AAAA records\n"
+    for wrong in (["--timeout", "-1"], ["--timeout", "nan"], ["--type", "FOO"]):
+        done = run(server, "host.test", *wrong)
+        assert done.returncode == 2, wrong
+        assert wrong[1] in done.stderr
+        assert "Traceback" not in done.stderr
+    assert run(server, "host.test", "--type", "TYPE99999").returncode == 2
+
+
+async def test_the_command_leaves_time_for_each_of_many_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With all of thousands in flight, most would be too late before the server sees them."""
+    asking, most = 0, 0
+
+    async def resolve(self: Resolver, name: str, rdtype: str = "A") -> list[str]:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        return ["192.0.2.1"]
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    assert await ask(("127.0.0.1", 1), [f"h{number}.test" for number in range(2000)], "A", 1.0)
+    assert most <= 200
+    assert capsys.readouterr().out.count("192.0.2.1") == 2000
 
 
 # A lying server

@@ -137,6 +137,8 @@ async def test_the_server_tells_of_itself(cache: Memcached, memcached: Memcached
     assert stats["pid"] == str(memcached.process.pid)
     assert stats["version"] == await cache.version()
     assert (await cache.stats("settings"))["item_size_max"] == str(2 * 1024 * 1024)
+    assert await cache.stats("reset") == {}
+    assert cache.pool.stats().closed == 0
 
 
 # -- what is refused -------------------------------------------------------------------------
@@ -167,7 +169,7 @@ async def test_other_bad_arguments_are_named() -> None:
             await cache.get(wrong)
         with pytest.raises(TypeError, match="not 17"):
             await cache.set("key", wrong)
-        for expire in (-1, float("nan"), float("inf")):
+        for expire in (-1, float("nan"), float("inf"), 2**31):
             with pytest.raises(ValueError, match="expire is "):
                 await cache.set("key", b"", expire)
         for amount in (-1, 2**64, True, 1.5):

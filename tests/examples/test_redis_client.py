@@ -322,17 +322,26 @@ async def test_urls(guarded: RedisProcess, redis_process: RedisProcess) -> None:
 @pytest.mark.parametrize(
     "url",
     ["", "localhost", "http://localhost", "redis://localhost/x", "redis://localhost/1/2", "unix://",
-     "redis://localhost?what=1", "redis://localhost:port", "redis://me@localhost"],
+     "redis://localhost?what=1", "redis://localhost:port", "redis://me@localhost",
+     "redis://localhost#fragment"],
 )  # fmt: skip
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"URL|understood|[Pp]ort|password"):
         Redis.from_url(url)
 
 
-def test_an_error_does_not_show_the_password() -> None:
-    with pytest.raises(ValueError, match="what is not understood") as error:
-        Redis.from_url("redis://me:secret@localhost?what=1")
+@pytest.mark.parametrize(
+    "rest", ["@localhost?what=1", "/x@localhost", "?x@localhost", "#x@localhost"]
+)
+def test_an_error_does_not_show_the_password(rest: str) -> None:
+    with pytest.raises(ValueError, match=r"not understood|written as %2F") as error:
+        Redis.from_url(f"redis://me:secret{rest}")
     assert "secret" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+def test_port_0_is_not_the_usual_one() -> None:
+    assert Redis.from_url("redis://localhost:0").address == ("localhost", 0)
 
 
 @pytest.mark.parametrize(
@@ -383,6 +392,39 @@ async def test_a_block_that_fails_sends_nothing(redis: Redis) -> None:
     with pytest.raises(TypeError):
         await carry_out(redis.transaction(), ("SET", "a", 1), 17)  # type: ignore[arg-type]
     assert await redis.get("a") is None
+
+
+@pytest.mark.parametrize("bad", [("SET", "a", None), ("SET", "a", "\udc80"), (), (None,)])
+async def test_a_transaction_with_a_word_that_cannot_be_sent_sends_nothing(
+    redis: Redis, bad: tuple[Any, ...]
+) -> None:
+    with pytest.raises((TypeError, UnicodeEncodeError)):
+        await carry_out(redis.transaction(), ("SET", "a", 1), bad)
+    assert await redis.get("a") is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["DISCARD", "exec", b"MULTI", "SELECT 1", "SUBSCRIBE news", "CLIENT REPLY OFF"],
+)
+async def test_what_would_end_a_transaction_or_outlive_it_is_no_part_of_it(
+    redis: Redis, bad: str | bytes
+) -> None:
+    await redis.set("a", "of database 0")
+    with pytest.raises(ValueError, match="can't be a part of a transaction"):
+        await carry_out(redis.transaction(), ("SET", "a", 1), tuple(bad.split()))
+    async with redis.exclusive() as connection:
+        with pytest.raises(ValueError, match="can't be a part of a transaction"):
+            await carry_out(connection.transaction(), ("SET", "a", 1), tuple(bad.split()))
+    assert await redis.get("a") == b"of database 0"
+
+
+@pytest.mark.parametrize("name", [memoryview(b"SELECT"), bytearray(b"SELECT"), 1, None])
+async def test_a_command_in_disguise_is_refused(redis: Redis, name: Any) -> None:
+    await redis.set("a", "of database 0")
+    with pytest.raises(TypeError, match="its name \\(text\\) first"):
+        await redis.execute(name, 1)
+    assert await redis.get("a") == b"of database 0"
 
 
 async def test_transactions_of_many_tasks_are_not_mixed(redis: Redis) -> None:

@@ -77,6 +77,23 @@ def test_half_a_command_is_pending_even_if_no_byte_of_it_is_left() -> None:
     assert decoder.pending
 
 
+def test_what_is_held_is_known_without_looking_at_every_piece() -> None:
+    """Else a value that comes in single bytes costs the square of their number."""
+
+    class Pieces(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            raise AssertionError("every piece is looked at")
+
+    decoder = CommandDecoder()
+    decoder.feed(b"*1\r\n$1000\r\n")
+    assert decoder.next_command() is None
+    decoder._chunks = Pieces()
+    for n in range(100):
+        decoder.feed(b"x")
+        assert decoder.next_command() is None
+        assert decoder.pending == n + 1
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -280,6 +297,27 @@ async def test_an_error_is_one_line_whatever_it_quotes(server: RedisServer) -> N
     answer = await exchange(server, packed(b"evil\r\n+OK\xff\0"), packed(b"PING"))
     assert answer.count(b"\r\n") == 2
     assert answer.startswith(b"-ERR unknown command")
+
+
+@pytest.mark.parametrize("text", ["1_0", "+5", "05", "-0", "1.0", "--1", "9223372036854775808"])
+async def test_what_is_no_number(server: RedisServer, text: str) -> None:
+    error = "-ERR value is not an integer or out of range\r\n"
+    answer = await replies(server, f"SET n {text}; INCR n; INCRBY m {text}; GET m")
+    assert answer == f"+OK\r\n{error}{error}$-1\r\n"
+
+
+async def test_an_empty_value_is_no_number(server: RedisServer) -> None:
+    answer = await exchange(server, packed(b"SET", b"n", b"") + packed(b"INCR", b"n"))
+    assert answer == b"+OK\r\n-ERR value is not an integer or out of range\r\n"
+
+
+async def test_who_publishes_to_itself_gets_it_behind_the_replies_before(
+    server: RedisServer,
+) -> None:
+    answer = await replies(server, "SUBSCRIBE a; PUBLISH a x; PING", protocol=3)
+    assert answer.replace("\r\n", "|") == (
+        ">3|$9|subscribe|$1|a|:1|>3|$7|message|$1|a|$1|x|:1|+PONG|"
+    )
 
 
 async def test_pieces_and_pipelines(server: RedisServer) -> None:

@@ -105,6 +105,9 @@ def test_the_command() -> None:
             check=False,
         )
 
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: python -m examples.statsd" in done.stdout
     done = run("2000")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "2000 of 2000 counted" in done.stdout

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulsar_client.load.histogram import Histogram, buckets, quantiles
+from pulsar_client.load.histogram import Histogram, buckets, nanoseconds, quantiles
 from pulsar_client.load.recorder import Counts, Interval, Recorder, Totals
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
@@ -20,8 +20,30 @@ seconds = st.one_of(st.floats(0, 1e-5), st.floats(0, 1e-2), st.floats(0, 20), st
 def test_a_bucket_is_within_a_thousandth(durations: list[float]) -> None:
     for duration, bucket in zip(durations, buckets(durations), strict=True):
         wanted = min(max(duration, 0), 3600) * 1e9
-        assert bucket <= wanted + 1
-        assert wanted - bucket <= wanted / 1000 + 1
+        assert nanoseconds(bucket) <= wanted + 1
+        assert wanted - nanoseconds(bucket) <= wanted / 1000 + 1
+
+
+EDGES = [k * 1e-9 for k in (0, 1, 2, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(seconds, st.sampled_from(EDGES)), max_size=60))
+def test_buckets_are_those_of_the_histogram(durations: list[float]) -> None:
+    plain = Histogram()
+    for duration in durations:
+        plain._hdr.record_value(int(min(max(duration, 0), 3600) * 1e9))
+    assert Histogram(Counter(buckets(durations))) == plain
+    moments = [7.5] * len(durations)
+    later = [moment + duration for moment, duration in zip(moments, durations, strict=True)]
+    exact = [end - 7.5 for end in later]
+    assert buckets(later, moments) == buckets(exact)
+
+
+def test_what_no_clock_should_give_is_counted_too() -> None:
+    odd = buckets([-0.0, -1e-9, -5.0, 1e6, 1e300])
+    assert [nanoseconds(bucket) for bucket in odd] == [0, 0, 0, 3600 * 10**9, 3600 * 10**9]
+    assert quantiles(Counter(odd), [0.5, 1.0]) == [0.0, 3600.0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,7 +89,7 @@ def record(recorder: Recorder, count: int, base: float = 0.0) -> None:
         moment = base + k * 1e-3
         recorder.scheduled += 1
         recorder.sent += 1
-        recorder.answered(0, moment, moment + 1e-5, moment + 2e-5, moment + 1e-3 * (k % 50))
+        recorder.answered(0, (moment, moment + 1e-5, moment + 2e-5, moment + 1e-3 * (k % 50)))
 
 
 def take(recorder: Recorder, now: float) -> Interval:
@@ -124,3 +146,13 @@ def test_memory_is_constant_in_time() -> None:
         record(recorder, 2000)
         totals.add(take(recorder, float(second)))
     assert len(totals.durations["x/response"]) <= size + 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 3000), max_size=50))
+def test_the_mean_is_that_of_hdrhistogram(durations: list[float]) -> None:
+    histogram = Histogram()
+    for duration in durations:
+        histogram.record(duration)
+    again = Histogram.decode(histogram.encode())
+    assert histogram.mean == again.mean == histogram._hdr.get_mean_value() / 1e9

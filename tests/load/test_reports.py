@@ -19,12 +19,14 @@ from load_kit import ROOT, echo_target, plan
 from pulsar_client import ConfigError, load
 from pulsar_client.load.comparison import compare
 from pulsar_client.load.faults import Fault
+from pulsar_client.load.histogram import buckets
 from pulsar_client.load.html_report import html_report
 from pulsar_client.load.live import Lines, Screen, make_view
 from pulsar_client.load.merging import merge
 from pulsar_client.load.recorder import Counts, Interval, Totals
 from pulsar_client.load.text_report import text_report
 from pulsar_client.load.thresholds import Threshold
+from pulsar_client.load.timeline import Timeline
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
 
@@ -188,6 +190,33 @@ def test_a_run_without_a_single_request_can_be_reported() -> None:
     assert load.Result.from_json(result.as_json()).as_json() == result.as_json()
 
 
+def test_how_long_a_run_took_of_which_no_process_came_to_its_end() -> None:
+    the_plan = load.Plan(target=None, scenario_file="x.py", rate=5, duration=30, warmup=0.25)
+    nothing = load.Result.of(the_plan, Totals(), Timeline(1.0), [])
+    assert 0 < nothing.elapsed < 0.01
+    totals = Totals()
+    totals.add(interval(worker=0, end=1.0))
+    totals.add(interval(worker=1, end=0.75))
+    assert load.Result.of(the_plan, totals, Timeline(1.0), []).elapsed == 0.75
+
+
+def test_a_run_without_a_single_success_did_not_pass() -> None:
+    counts = Counts(scheduled=9, sent=9, error=5, timeout=2, in_flight=2)
+    causes, samples = {"timeout": 2, "OSError": 5}, {"OSError": "OSError: <planted>"}
+    failed = empty_result(counts=counts, causes=causes, samples=samples)
+    assert not failed.passed
+    assert failed.valid
+    assert failed.failure == (
+        "no request succeeded: 5 of 9 ended with 'OSError', e.g. OSError: <planted>"
+    )
+    assert "no request succeeded: 5 of 9" in html_report(failed)
+    assert "<planted>" not in html_report(failed)
+    silent = empty_result(counts=Counts(scheduled=1, sent=1, in_flight=1))
+    assert silent.failure == "no request succeeded: none of 1 was answered"
+    assert empty_result().passed
+    assert empty_result(counts=Counts(scheduled=9, sent=9, ok=1, error=8)).passed
+
+
 # -- what is shown while it runs -------------------------------------------------------------
 
 
@@ -199,7 +228,10 @@ def interval(worker: int = 0, end: float = 1.0) -> Interval:
         end=end,
         counts=Counts(scheduled=int(100 * end), sent=int(100 * end), ok=int(100 * end)),
         causes=Counter({"OSError": 2}),
-        durations={"x/response": Counter({1_000_000: 100}), "lateness": Counter({20_000: 100})},
+        durations={
+            "x/response": Counter(buckets([1e-3] * 100)),
+            "lateness": Counter(buckets([2e-5] * 100)),
+        },
     )
 
 
@@ -291,7 +323,7 @@ def test_l15_thresholds(text: str, ok: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "p99", "p101<1s", "p99(latency)<1s", "errors(x)<1", "errors<many", "rate>fast",
-     "speed<1s", "p99<1parsec", "p99==1s"],
+     "speed<1s", "p99<1parsec", "p99==1s", "p99(connect,get)<1s"],
 )  # fmt: skip
 def test_l15_thresholds_that_make_no_sense(text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"threshold {text!r}")):
@@ -351,6 +383,31 @@ async def test_l9_merged_results() -> None:
     assert sum(sum(point.response.values()) for point in merged.points) == 150
     assert parts[0].counts.ok == 50  # the parts are as they were
     assert load.Result.from_json(merged.as_json()).as_json() == merged.as_json()
+
+
+def test_l9_a_run_that_is_there_twice_is_not_merged() -> None:
+    one, other = run_of(1.0), run_of(1.1)
+    assert merge([one, other]).counts.ok == 4000
+    with pytest.raises(ConfigError, match="is there twice"):
+        merge([one, other, run_of(1.0)])
+
+
+@pytest.mark.parametrize(("starts", "apart"), [((0, 3), False), ((0, 30), True), ((9, 0), True)])
+def test_l9_parts_of_different_times_are_told(starts: tuple[int, int], apart: bool) -> None:
+    parts = [run_of(1.0, started=f"2026-01-01T00:00:{second:02}+00:00") for second in starts]
+    warned = [text for text in merge(parts).warnings if "not made at the same time" in text]
+    assert len(warned) == apart
+    assert not merge([run_of(1.0), run_of(1.1)]).warnings  # nothing is known of their times
+
+
+def test_l16_runs_under_different_conditions_are_compared_with_a_note() -> None:
+    plain = run_of(1.0)
+    other = run_of(1.0, plan={**plain.plan, "rate": 2.0, "connections": 50, "seed": 9})
+    text = compare(plain, other).text()
+    assert "note: the runs differ in rate: 1.0 and 2.0\n" in text
+    assert "note: the runs differ in connections: 10 and 50\n" in text
+    assert text.count("the runs differ in") == 2
+    assert "differ in" not in compare(plain, run_of(2.0)).text()
 
 
 def test_files_of_another_form_are_refused() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +28,25 @@ async def test_l1_l4_an_open_loop_sends_its_schedule() -> None:
     assert result.loop == "open"
     assert result.valid
     assert abs(result.planned_rate - 400) < 1e-6
+
+
+async def test_a_target_that_is_down_is_not_counted_by_the_thousand() -> None:
+    """In a closed loop: each caller tries again 100 times a second at most."""
+    served = asyncio.Event()
+
+    def watch(interval: Interval, totals: Totals) -> None:
+        if totals.counts.ok:
+            served.set()
+
+    async with asyncio.TaskGroup() as group, echo_target() as url:
+        running = group.create_task(
+            load.run(plan(url, in_flight=4, duration=1.0, interval=0.1), watch=watch)
+        )
+        await served.wait()
+    counts = running.result().counts
+    assert counts.balanced
+    assert counts.ok
+    assert 4 <= counts.error <= 4 * (100 * 1.0 + 2)
 
 
 async def test_l2_four_times_a_request() -> None:
@@ -88,7 +108,10 @@ def test_l15_the_command_as_the_documentation_shows_it(tmp_path: Path) -> None:
 
 async def test_a_result_can_be_read_again() -> None:
     async with echo_target() as url:
-        result = await load.run(plan(url, rate=100), thresholds=["errors<1%"])
+        before = datetime.now(UTC)
+        result = await load.run(plan(url, rate=100, duration=1.5), thresholds=["errors<1%"])
+    # The start, and not the end; in whole milliseconds.
+    assert -0.001 <= (datetime.fromisoformat(result.started) - before).total_seconds() < 1.4
     data = json.loads(json.dumps(result.as_json()))
     again = load.Result.from_json(data)
     assert again.as_json() == data

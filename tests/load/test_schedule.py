@@ -4,12 +4,13 @@ import math
 import random
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pulsar_client import ConfigError
+from pulsar_client import ConfigError, load
 from pulsar_client.load.schedule import MAX_ARRIVALS, Stage, arrivals, choices, planned
 
 
@@ -110,3 +111,16 @@ def test_random_is_not_the_global_one() -> None:
     first = Random(1).random()
     arrivals([Stage(1.0, 10)], poisson=True, seed=1)
     assert random.random() == first
+
+
+def test_a_duration_is_that_of_the_stages_or_else_ten_seconds() -> None:
+    common: dict[str, Any] = {"target": "tcp://127.0.0.1:1", "protocol": "echo"}
+    plain = load.Plan(**common, rate=5)
+    assert plain.measured == plain.as_json()["duration"] == 10.0
+    assert load.Plan.from_json(plain.as_json()).measured == 10.0
+    staged = load.Plan(**common, stages=[Stage(1.0, 5), Stage(2.0, 7)])
+    assert staged.measured == 3.0
+    assert staged.as_json()["duration"] is None
+    assert load.Plan.from_json(staged.as_json()).stages == staged.stages
+    with pytest.raises(ConfigError, match="duration and stages exclude each other"):
+        load.Plan(**common, stages=[Stage(1.0, 5)], duration=10)

@@ -157,7 +157,7 @@ class Target:
 
         assert plan.rate is not None
         self.rates.append(plan.rate)
-        number = int(plan.rate * plan.duration)
+        number = int(plan.rate * plan.measured)
         slow = 0.001 if plan.rate <= self.capacity else 1.0
         result = result_with(
             {"x/response": [slow] * 100},

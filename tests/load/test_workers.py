@@ -97,6 +97,16 @@ async def test_a_worker_that_cannot_prepare_ends_the_run(free_port: int, tmp_pat
         )
 
 
+async def test_nothing_happens_to_who_sends_to_a_worker_that_is_gone() -> None:
+    async with process_links(1, "asyncio") as (link,):
+        link.kill()
+        assert await link.receive() is None
+        stdin = link._process.stdin
+        assert stdin is not None
+        await until(stdin.is_closing)
+        await link.send({"type": "ping", "sent": 0.0})
+
+
 async def test_functions_cannot_be_sent_to_other_processes() -> None:
     async def behaviour(ctx: load.Context) -> None: ...
 

@@ -323,6 +323,23 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             self.serve(entry)
 
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data())
+    def release_old(self, data: Any) -> None:
+        """One that grew old in use stays only if that is for the floor and hurts nobody (I24)."""
+        ledger = self.ledger
+        entry = data.draw(st.sampled_from(self.leased))
+        self.leased.remove(entry)
+        needed = ledger.open - len(ledger.dying) <= ledger.floor and not ledger.closed
+        if ledger.put_aside(entry):
+            assert needed
+            assert not self.line
+        else:
+            assert not needed or self.line or ledger.size >= ledger.max_size
+            ledger.begin_close(entry)
+            self.closing.append(entry)
+        self.dial_what_is_due()
+
     def is_surplus(self) -> bool:
         """True if a connection that comes back is not kept."""
         return self.ledger.closed or self.ledger.open > self.ledger.max_size

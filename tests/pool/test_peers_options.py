@@ -237,6 +237,45 @@ async def test_the_successor_is_opened_first() -> None:
         assert source.peak <= 4
 
 
+@pytest.mark.parametrize("share", [1, 8])
+@pytest.mark.parametrize("cause", ["age", "expired"])
+@virtual
+async def test_the_successor_of_one_that_grew_old_in_use_is_opened_first(
+    cause: str, share: int
+) -> None:
+    """I24: what comes back too old stays, unused, until the floor is whole without it."""
+    source = Source(Watched, Gate.SLOW, delay=5.0)
+    options: dict[str, Any] = {"max_age": 100.0} if cause == "age" else {}
+    async with Pool(source, 4, min_size=2, share=share, **options) as pool:
+        await asyncio.sleep(20.0)
+        leases = [await pool.connect(exclusive=share > 1) for _ in range(2)]
+        old = [lease.connection for lease in leases]
+        await asyncio.sleep(200.0)
+        if cause == "expired":
+            pool.expire()
+        for lease in leases:
+            lease.close()
+        await asyncio.sleep(4.9)
+        assert not any(connection.closed for connection in old)
+        await asyncio.sleep(0.2)
+        assert all(connection.closed for connection in old)
+        assert (pool.available, source.dials, source.peak) == (2, 4, 4)
+
+
+@pytest.mark.parametrize("gate", [Gate.ERROR, Gate.NEVER])
+@virtual
+async def test_an_old_connection_whose_successor_can_not_be_opened(gate: Gate) -> None:
+    """I24, I10: nobody is given it, and it does not stay for ever."""
+    source = Source(Watched, Gate.OK, gate)
+    async with Pool(source, 4, min_size=1, max_age=100.0, timeout=1.0) as pool:
+        async with pool.connect() as lease:
+            old = lease.connection
+            await asyncio.sleep(200.0)
+        with pytest.raises(PoolUnavailable if gate is Gate.ERROR else PoolTimeout):
+            await pool.connect()
+        assert old.closed
+
+
 @pytest.mark.parametrize("reason", ["idle", "age", "death", "discard"])
 @virtual
 async def test_the_floor_is_kept_without_being_asked(reason: str) -> None:

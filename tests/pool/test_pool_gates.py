@@ -5,6 +5,7 @@ never: 1,024 pools, and in each the caller is cancelled at each of its suspensio
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from pool_kit import Slow, Source, at_rest, run
 
-from pulsar_client import Pool, PoolTimeout, PoolUnavailable
+from pulsar_client import Pool, PoolOverloaded, PoolTimeout, PoolUnavailable
 from pulsar_client.testing import Gate, conservation, explore_cancellation, gate_matrix
 
 LONG = os.environ.get("PULSAR_CLIENT_LONG") == "1"
@@ -115,6 +116,71 @@ def test_every_end_of_every_step_cancelled_everywhere(dial: Gate) -> None:
                 raise
             points += explored.points
         assert points >= 256 * 2
+
+    run(main())
+
+
+class Ageing(Case):
+    """A pool whose connections grow old, idle and in use, and that keeps a floor."""
+
+    def __init__(self, share: int, *gates: Gate) -> None:
+        super().__init__(*gates)
+        self.share = share
+
+    async def scenario(self) -> None:
+        """Leases that end before and after the age, with others behind them in the queue."""
+        (dial,) = self.gates
+        self.source = Source(Slow, Gate.OK, dial, Gate.OK)
+        self.pool = pool = Pool(
+            self.source,
+            2,
+            min_size=1,
+            max_age=10.0,
+            max_idle=7.0,
+            queue_target=0.5,
+            share=self.share,
+        )
+
+        async def hold(seconds: float) -> None:
+            with contextlib.suppress(PoolTimeout, PoolOverloaded, PoolUnavailable):
+                async with pool.connect(timeout=DEADLINE, exclusive=True):
+                    await asyncio.sleep(seconds)
+
+        loop = asyncio.get_running_loop()
+        self.others = [loop.create_task(hold(seconds)) for seconds in (3.0, 11.0)]
+        await asyncio.sleep(0)
+        await hold(0.1)
+        await asyncio.sleep(8.0)
+        await hold(12.0)
+
+    async def whole(self, _point: int) -> None:
+        """I1, I2, I25; and nothing is left at the end."""
+        pool = self.pool
+        assert pool is not None
+        conservation(pool)
+        await asyncio.gather(*self.others)
+        await asyncio.sleep(60.0)
+        # An old one may be on its way out, or its successor on its way in.
+        assert (pool.available, pool.in_use, pool.stats().waiting) == (1, 0, 0)
+        async with pool.connect(timeout=DEADLINE):
+            conservation(pool)
+        await pool.close(1.0)
+        assert self.source.dialling == self.source.open == 0
+        assert self.source.peak <= 2
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("dial", [Gate.OK, Gate.ERROR, Gate.SLOW])
+@pytest.mark.parametrize("share", [1, 4])
+def test_a_pool_that_keeps_a_floor_of_young_connections_cancelled_everywhere(
+    share: int, dial: Gate
+) -> None:
+    """I1, I2, I5, I6, I9, I11, I24, I25."""
+
+    async def main() -> None:
+        case = Ageing(share, dial)
+        explored = await explore_cancellation(case.scenario, check=case.whole, timeout=60.0)
+        assert explored.points >= 10
 
     run(main())
 

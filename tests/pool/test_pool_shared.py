@@ -100,6 +100,15 @@ def conserved_shared(pool: Pool) -> None:
     assert sum(counts) == stats.size <= stats.pool_size, stats
 
 
+@pytest.mark.parametrize("wrong", ["no", 1, None])
+@pytest.mark.parametrize("share", [1, 4])
+async def test_exclusive_is_yes_or_no(wrong: Any, share: int) -> None:
+    """A text that means no would be taken for yes, and hold a connection alone."""
+    async with Pool(Source(), 2, share=share) as pool:
+        with pytest.raises(TypeError, match="expected True or False"):
+            await pool.connect(exclusive=wrong)
+
+
 @virtual
 async def test_exclusive_waits_for_replies_that_nobody_waits_for() -> None:
     source = Source(Piped)
@@ -317,10 +326,18 @@ class Odd(Watched):
         raise ZeroDivisionError
 
 
+class Mute(Watched):
+    """May be shared, is not reusable, and has nothing to wait for."""
+
+    is_shareable = True
+    is_reusable = False
+
+
+@pytest.mark.parametrize("kind", [Odd, Mute])
 @virtual
-async def test_one_that_can_not_tell_how_it_is_loses_no_slot() -> None:
+async def test_one_that_can_not_tell_how_it_is_loses_no_slot(kind: type[Watched]) -> None:
     """I1, I17."""
-    pool = Pool(Source(Odd), 2, share=2)
+    pool = Pool(Source(kind), 2, share=2)
     for _ in range(3):
         with pytest.raises(PoolTimeout):
             await pool.connect(exclusive=True, timeout=0)

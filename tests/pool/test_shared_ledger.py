@@ -144,6 +144,27 @@ def test_a_sealed_connection_is_joined_by_nobody() -> None:
     assert ledger.size == 0
 
 
+def test_room_that_nobody_wants_for_himself_any_more_is_shared_again() -> None:
+    """I10: those who wanted to be alone gave up, and were found out when one came back."""
+    ledger = book(3, 2, 3)
+    taken = [ledger.take_idle() for _ in range(6)]
+    served: list[Waiter] = []
+    loners = [Waiter(number, served) for number in range(2)]
+    for loner in loners:
+        ledger.wait(loner, inf, exclusive=True)
+    first, second = ledger.reserved
+    for loner in loners:
+        loner.left = True
+    assert None not in taken
+    assert not ledger.end_lease(second)
+    ledger.hand_over(second)
+    assert not ledger.end_lease(first)
+    assert ledger.end_lease(first)
+    ledger.hand_over(first)
+    assert not ledger.reserved
+    assert list(ledger.roomy) == [second]
+
+
 class SharedMachine(RuleBasedStateMachine):
     """A pool that does everything the ledger asks for.
 
@@ -197,7 +218,13 @@ class SharedMachine(RuleBasedStateMachine):
     @rule(wait=st.floats(0, 10) | st.just(inf), alone=st.booleans())
     def ask(self, wait: float, alone: bool) -> None:
         ledger = self.ledger
-        entry = ledger.take_exclusive() if alone else ledger.take_idle()
+        while True:
+            entry = ledger.take_exclusive() if alone else ledger.take_idle()
+            if entry not in ledger.dying:
+                break
+            ledger.end_lease(entry)  # too old for a lease
+            ledger.begin_close(entry)
+            self.closing.append(entry)
         if entry is not None:
             self.leases.append((entry, alone))
             return
@@ -247,8 +274,8 @@ class SharedMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), good=st.integers(0, 4))
-    def release(self, data: Any, good: int) -> None:
+    @rule(data=st.data(), good=st.integers(0, 4), old=st.booleans())
+    def release(self, data: Any, good: int, old: bool) -> None:
         ledger = self.ledger
         lease = data.draw(st.sampled_from(self.leases))
         self.leases.remove(lease)
@@ -256,7 +283,11 @@ class SharedMachine(RuleBasedStateMachine):
         last = ledger.end_lease(entry)
         assert last == all(other is not entry for other, _ in self.leases)
         if last:
-            if good and not entry.sealed and not ledger.closed:
+            fit = good and not entry.sealed and not ledger.closed
+            if fit and old and ledger.put_aside(entry):  # for the floor (I24)
+                assert ledger.open - len(ledger.dying) < ledger.floor
+                assert not any(self.lines)
+            elif fit and not old:
                 ledger.hand_over(entry)
             else:
                 ledger.begin_close(entry)
@@ -387,3 +418,24 @@ def test_any_sequence_of_steps() -> None:
             database=None,
         ),
     )
+
+
+class Begins:
+    """Has all that is needed to begin a request on it without a look before."""
+
+    begins_requests: Any = True
+
+    def begin_request(self) -> None:
+        """Begin."""
+
+    def end_request(self) -> None:
+        """Stop to wait."""
+
+
+@pytest.mark.parametrize(("missing", "value"), [("end_request", None), ("begins_requests", 1)])
+def test_requests_are_begun_only_where_all_is_there_for_it(missing: str, value: Any) -> None:
+    assert Entry(Begins()).begin is not None
+    members = {name: member for name, member in vars(Begins).items() if name != missing}
+    if value is not None:
+        members[missing] = value
+    assert Entry(type("Part", (), members)()).begin is None

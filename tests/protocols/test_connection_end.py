@@ -4,8 +4,11 @@ import asyncio
 import socket
 from functools import partial
 
+from protocol_kit import Silent, turns
+
 from examples.echo import EchoProtocol
-from pulsar_client import AbstractClient, Connection
+from pulsar_client import AbstractClient, Connection, ConnectionClosed
+from pulsar_client.testing import memory_pair
 
 
 async def test_p16_an_end_behind_the_reply_is_seen_before_the_next_request() -> None:
@@ -30,3 +33,19 @@ async def test_p16_an_end_behind_the_reply_is_seen_before_the_next_request() -> 
             # Both are there before the client's loop turns.
             assert await asked == b"two"
             assert not connection.is_reusable
+
+
+async def test_a_consumer_that_does_not_end_with_its_connection_lets_nobody_wait() -> None:
+    class Forgetful(Silent):
+        def connection_lost(self, exc: BaseException | None) -> None:
+            """What the base does is forgotten."""
+
+    near = Connection(Forgetful)
+    memory_pair(near, asyncio.Protocol())
+    await turns(1)
+    asked = asyncio.ensure_future(near.request(b"0", timeout=30.0))
+    await turns()
+    near.abort()
+    await turns()
+    assert asked.done()
+    assert isinstance(asked.exception(), ConnectionClosed)

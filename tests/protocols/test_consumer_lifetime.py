@@ -3,12 +3,13 @@
 import asyncio
 import gc
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from protocol_kit import Client, EchoLine, Line, served
 
-from pulsar_client import Connection, ProtocolConsumer
+from pulsar_client import Connection, DelimitedDecoder, ProtocolConsumer
 
 
 def watched(kind: type[ProtocolConsumer], made: list[weakref.ref[Any]]) -> ProtocolConsumer:
@@ -48,3 +49,28 @@ async def test_a_finished_consumer_is_freed_at_once() -> None:
             assert not alive
         finally:
             gc.enable()
+
+
+async def test_a_consumer_need_not_call_the_constructor_of_its_base() -> None:
+    class Own(Itself):
+        def __init__(self) -> None:
+            self.decoder = DelimitedDecoder(b"\n", max_size=100)
+
+    @dataclass(eq=False)
+    class Late(ProtocolConsumer):
+        """Its constructor is put in after the class is made."""
+
+        answer: bytes = b"x\n"
+
+        def data_received(self, data: bytes) -> None:
+            self.write(self.answer)
+            self.finished()
+
+    for server_side, client_side in ((EchoLine, Own), (Late, Itself), (Late, Own)):
+        async with (
+            served(server_side) as server,
+            Client(protocol_factory=partial(Connection, client_side)) as client,
+        ):
+            connection = await client.create_connection(server.address)
+            for _ in range(2):
+                assert isinstance(await connection.request(b"x"), client_side)

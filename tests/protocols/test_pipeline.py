@@ -3,11 +3,13 @@
 import asyncio
 import gc
 import ssl
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
+from line_codec import LineCodec
 from protocol_kit import (
     Answers,
     EchoLine,
@@ -58,15 +60,6 @@ class Scripted(asyncio.Protocol):
         self.transport.write(data)
 
 
-class LineCodec(DelimitedDecoder):
-    def __init__(self) -> None:
-        super().__init__(b"\n", max_size=1000)
-
-    def encode(self, message: Any) -> bytes:
-        data: bytes = message + b"\n"
-        return data
-
-
 Kind = dict[str, Any]
 KINDS: dict[str, dict[str, Any]] = {
     "consumers": {"consumer_factory": Line},
@@ -82,7 +75,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 async def scripted(
-    pipeline: int = 100, consumer: Any = Line, **kw: Any
+    pipeline: int | None = 100, consumer: Any = Line, **kw: Any
 ) -> tuple[Connection, Scripted]:
     if "codec" not in kw:
         kw.setdefault("consumer_factory", consumer)
@@ -468,6 +461,93 @@ def test_who_waits_for_the_first_reply_decides_how_long(kind: Kind) -> None:
     on_virtual_clock(main())
 
 
+def test_requests_of_one_write_have_a_time_each(kind: Kind) -> None:
+    async def main() -> None:
+        near, far = await scripted(**kind)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ends: dict[int, float] = {}
+
+        async def ask(number: int, timeout: float | None) -> None:
+            try:
+                await near.request(b"%d" % number, timeout)
+            except RequestTimeout as exc:
+                assert f"within {timeout} s" in str(exc)  # noqa: PT017
+                ends[number] = round(loop.time() - began, 3)
+
+        times = (2.0, 1.0, 2.0, None, 2.0, 3.0, 0.0, 2.0)
+        tasks = [asyncio.ensure_future(ask(*item)) for item in enumerate(times)]
+        await turns(3)
+        assert far.chunks == [b"0\n", b"1\n2\n3\n4\n5\n6\n7\n"]
+        tasks[4].cancel()
+        await asyncio.sleep(5.0)
+        assert not tasks[3].done()
+        assert ends == {0: 2.0, 1: 1.0, 2: 2.0, 5: 3.0, 6: 0.0, 7: 2.0}
+        far.say(b"".join(b"%d\n" % number for number in range(len(times))))
+        await ended(*tasks)
+        assert near.is_reusable
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+def test_a_transport_that_ends_slowly_keeps_nobody_beyond_its_time(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        near, _ = await scripted(**kind)
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(near.transport, "is_closing", lambda: True)
+        began = loop.time()
+        results = await ended(*begun(near, b"0", b"1", timeout=1.0))
+        assert all(isinstance(result, RequestTimeout) for result in results)
+        assert loop.time() - began == pytest.approx(1.0, abs=0.01)
+        monkeypatch.undo()
+        near.abort()
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+class _Reply:
+    """One that can be watched, as bytes can't be."""
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "codec"), [(None, False), (100, False), (100, True)], ids=["one", "line", "codec"]
+)
+async def test_no_reply_is_kept_until_its_time_has_passed(pipeline: Any, codec: bool) -> None:
+    replies: list[weakref.ref[_Reply]] = []
+
+    def watched(data: bytes) -> _Reply:
+        reply = _Reply()
+        assert data == b"x"
+        replies.append(weakref.ref(reply))
+        return reply
+
+    class WatchedLine(Line):
+        def finished(self, result: Any = None, exc: BaseException | None = None) -> None:
+            super().finished(watched(result), exc)
+
+    class WatchedCodec(LineCodec):
+        def __iter__(self) -> Iterator[Any]:
+            return map(watched, super().__iter__())
+
+    kind: Kind = {"codec": WatchedCodec} if codec else {"consumer_factory": WatchedLine}
+    near, far = await scripted(pipeline, **kind)
+    for number in range(10):
+        tasks = begun(near, *(b"x" for _ in range(5 if pipeline else 1)), timeout=3600.0)
+        await turns(3)
+        far.say(b"x\n" * len(tasks))
+        assert [type(reply) for reply in await ended(*tasks)] == [_Reply] * len(tasks), number
+        del tasks
+    await turns(1)
+    gc.collect()
+    assert len(replies) == (50 if pipeline else 10)
+    assert [ref() for ref in replies if ref() is not None] == []
+    await lost(near)
+
+
 async def test_a_time_out_without_a_pipeline() -> None:
     near, far = await connected(server=SlowLine)
     with pytest.raises(RequestTimeout):
@@ -681,6 +761,73 @@ async def test_a_listener_of_the_client_sees_every_request(kind: Kind) -> None:
     await lost(near)
 
 
+async def test_a_listener_is_told_of_every_end_of_what_nobody_waits_for(kind: Kind) -> None:
+    """A span or a counter that begins with pre_request ends with post_request, however it ends."""
+    begins, ends = [], []
+    client = AbstractClient(protocol_factory=partial(Connection, pipeline=2, **kind))
+    client.bind_event("pre_request", lambda consumer, **kw: begins.append(consumer.request))
+    client.bind_event(
+        "post_request",
+        lambda consumer, exc=None, **kw: ends.append((consumer.request, type(exc).__name__)),
+    )
+    near, far = client.create_protocol(), Scripted()
+    memory_pair(near, far)
+    await turns(1)
+    tasks = begun(near, b"0", b"1", b"2", timeout=30.0)
+    await turns()
+    for task in tasks:
+        task.cancel()
+    await ended(*tasks)
+    far.say(b"0\n")  # the reply is read all the same
+    await turns()
+    unsent = begun(near, b"3", b"4")
+    await turns(1)
+    for task in unsent:
+        task.cancel()
+    await ended(*unsent)
+    await turns()
+    near.abort()  # with the reply to b"1" still to come
+    await turns()
+    assert begins == [b"0", b"1", b"2", b"3", b"4"]
+    assert sorted(ends) == [
+        (b"0", "NoneType"),
+        (b"1", "ConnectionClosed"),
+        (b"2", "AbortRequest"),
+        (b"3", "AbortRequest"),
+        (b"4", "AbortRequest"),
+    ]
+
+
+@pytest.mark.parametrize("what", ["close", "upgrade", "bad"])
+async def test_one_that_cannot_be_made_after_all_holds_nothing_up(kind: Kind, what: str) -> None:
+    """Callbacks of its pre_request were waited for, and nothing else is in flight."""
+    near, _ = await scripted(**kind)
+    gate = asyncio.Event()
+
+    async def sending(consumer: Any, **kw: Any) -> None:
+        await gate.wait()
+
+    consumer = near.current_consumer()
+    consumer.bind_event("pre_request", sending)
+    consumer.start(b"0" if what != "bad" else None)
+    drained = asyncio.ensure_future(near.drained())
+    await turns()
+    if what == "close":
+        near.close_when_idle()
+    elif what == "upgrade":
+        near.upgrade(Silent)
+    gate.set()
+    with pytest.raises(TypeError if what == "bad" else ConnectionClosed):
+        await consumer.on_finished
+    await turns(6)
+    assert drained.done()
+    assert near.closed == (what == "close")
+    if what == "upgrade":
+        assert isinstance(near.current_consumer(), Silent)
+    await asyncio.gather(drained, return_exceptions=True)
+    await lost(near)
+
+
 async def test_an_upgrade_of_a_connection_with_a_codec() -> None:
     near, far = await scripted(2, codec=Strict)
     tasks = begun(near, b"0", b"1", b"2")
@@ -696,6 +843,60 @@ async def test_an_upgrade_of_a_connection_with_a_codec() -> None:
     assert isinstance(consumer, Silent)
     assert consumer.received == b"pushed"
     assert not near.is_shareable
+    await lost(near)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_an_upgrade_leaves_behind_costs_nobody_his_time_out(kind: Kind, early: bool) -> None:
+    """A request whose pre_request takes long can't be made any more, and is told so at once."""
+
+    async def main() -> None:
+        near, far = await scripted(**kind)
+        gate = asyncio.Event()
+
+        async def sending(consumer: Any, **kw: Any) -> None:
+            await gate.wait()
+
+        def started() -> Any:
+            consumer = near.current_consumer()
+            consumer.bind_event("pre_request", sending)
+            consumer.start(b"late")
+            return consumer
+
+        tasks = begun(near, b"0")
+        await turns()
+        left = started() if early else None
+        near.upgrade(Line)
+        left = left or started()
+        drained = asyncio.ensure_future(near.drained())
+        far.say(b"0\n")
+        assert await ended(*tasks) == [b"0"]
+        with pytest.raises(ConnectionClosed, match="takes no more requests"):
+            await left.on_finished
+        assert await drained
+        asked = asyncio.ensure_future(near.request(b"1", timeout=1.0))
+        await turns()
+        gate.set()
+        with pytest.raises(RequestTimeout):
+            await asyncio.wait_for(asked, 10.0)
+        await lost(near)
+
+    on_virtual_clock(main())
+
+
+async def test_an_upgrade_as_soon_as_a_request_is_done(kind: Kind) -> None:
+    """STARTTLS and its like: what arrived behind the reply is the next protocol's."""
+    near, far = await scripted(**kind)
+    consumer = near.current_consumer()
+    consumer.bind_event("post_request", lambda sender, **kw: near.upgrade(Silent))
+    consumer.start(b"0")
+    await turns()
+    far.say(b"0\npushed")
+    await turns()
+    upgraded: Any = near.current_consumer()
+    assert isinstance(upgraded, Silent)
+    assert upgraded.received == b"pushed"
+    assert not near.closed
     await lost(near)
 
 

@@ -571,3 +571,29 @@ async def test_a_server_that_only_speaks_protocols_can_be_served() -> None:
         assert await client.receive() == b"HELLO"
         client.sock.shutdown(socket.SHUT_WR)
         assert await client.receive() == b""
+
+
+@pytest.mark.parametrize("base", [Protocol, Connection])
+async def test_a_constructor_may_use_the_protocol_before_that_of_its_base(
+    base: type[Protocol],
+) -> None:
+    told: list[Any] = []
+
+    class Early(base):  # type: ignore[misc,valid-type]
+        def __init__(self, **kw: Any) -> None:
+            self.timeout = 5
+            self.bind_event("before_write", lambda sender, exc=None, data=b"": told.append(data))
+            self.event("connection_made").bind(lambda sender, exc=None: told.append("made"))
+            assert self.closed
+            super().__init__(**kw)
+
+    near = Early()
+    far = Connection(Silent, producer=Answers())
+    memory_pair(near, far)
+    await turns(1)
+    assert told == ["made"]
+    assert near.timeout == 5
+    near.write(b"x")
+    assert told == ["made", b"x"]
+    near.abort()
+    await lost(near, far)

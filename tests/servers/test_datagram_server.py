@@ -413,6 +413,24 @@ async def test_what_has_arrived_is_answered_before_the_end() -> None:
             assert (await one.receive())[0] == b"last"
 
 
+async def test_all_that_has_arrived_is_answered_before_the_end_however_much() -> None:
+    async with served() as server:
+        with peer() as one:
+            for number in range(150):
+                one.send(b"%d" % number, server.address)
+            await server.close()
+            assert [int((await one.receive())[0]) for _ in range(150)] == list(range(150))
+
+
+async def test_a_close_reads_no_longer_than_its_grace() -> None:
+    async with served() as server:
+        with peer() as one:
+            for number in range(250):
+                one.send(b"%d" % number, server.address)
+            await server.close(grace=0.0)
+            assert 64 <= server.requests_processed < 250
+
+
 async def test_close_waits_for_exchanges_and_gives_them_up_after_the_grace() -> None:
     consumer, kept = keeping()
     async with served(consumer) as server:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from line_codec import LineCodec
 
 from pulsar_client import (
     AbstractClient,
@@ -63,15 +64,7 @@ class Answer(Line):
         self.finished()
 
 
-class Codec(DelimitedDecoder):
-    def __init__(self) -> None:
-        super().__init__(b"\n")
-
-    def encode(self, message: bytes) -> bytes:
-        return message + b"\n"
-
-
-KINDS = {"consumers": partial(Connection, Line), "codec": partial(Connection, codec=Codec)}
+KINDS = {"consumers": partial(Connection, Line), "codec": partial(Connection, codec=LineCodec)}
 
 
 class Shared(AbstractClient):
