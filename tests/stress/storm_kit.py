@@ -11,7 +11,7 @@ from typing import Any
 
 from examples.echo import Echo
 from examples.echo.manage import server
-from pulsar_client import TcpServer
+from pulsar_client import Pool, PoolUnavailable, TcpServer
 from pulsar_client.testing import FaultProxy
 
 
@@ -100,3 +100,17 @@ async def echo_weather(seed: int, pool_size: int) -> AsyncIterator[tuple[Weather
                 await echo.wait_closed()
     finally:
         await weather.server.close()
+
+
+async def recovered(pool: Pool) -> None:
+    """Wait until a pool leases again, at most the 2.5 s of I22.
+
+    Dials that failed last in the storm let it leave the target alone for a moment (I26).
+    """
+    async with asyncio.timeout(2.5):
+        while True:
+            try:
+                async with pool.connect():
+                    return
+            except PoolUnavailable:
+                await asyncio.sleep(0.01)

@@ -8,7 +8,7 @@ import asyncio
 import os
 
 import pytest
-from storm_kit import echo_weather
+from storm_kit import echo_weather, recovered
 
 from pulsar_client import PoolUnavailable
 from pulsar_client.testing import conservation, settled, storm
@@ -52,6 +52,7 @@ async def blow(exchanges: int, seed: int, tasks: int = 32) -> None:
         if exchanges > 50 * FAULT_EVERY:
             assert len(report.faults) == len(set(weather.faults))
         # And the pool is as good as new.
+        await recovered(echo.pool)
         replies = await asyncio.gather(*(echo(b"%d" % n) for n in range(100)))
         assert replies == [b"%d" % n for n in range(100)]
         await settled(echo.pool)

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 import pytest
-from storm_kit import echo_weather
+from storm_kit import echo_weather, recovered
 
 from pulsar_client import Pool, PoolUnavailable
 from pulsar_client.testing import conservation, settled, storm
@@ -89,6 +89,7 @@ async def blow(exchanges: int, seed: int) -> None:
             assert {"age", "check", "reset", "lost", "unusable"} <= set(stats.closed_by)
             assert stats.opened_by["min_size"]
         # And the pool is as good as new: all of its slots, and none more.
+        await recovered(pool)
         await settled_but_for_the_floor(pool)
         leases = [await pool.connect() for _ in range(POOL_SIZE)]
         assert pool.in_use == POOL_SIZE
