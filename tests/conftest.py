@@ -27,6 +27,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import trustme
@@ -46,6 +47,13 @@ INTERRUPT_AGAIN = 10.0
 LAST_RESORT = 60.0
 # Loop turns that the last callbacks of a test get before what is left counts as leaked.
 GRACE_TURNS = 10
+
+# How long an example takes, or its making, says how busy the machine is: no reason to fail.  What
+# hangs is ended by the time limit of its test.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 

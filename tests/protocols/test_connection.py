@@ -187,10 +187,10 @@ async def test_the_last_request_costs_what_the_first_did() -> None:
         connection.bind_event("before_write", note)
 
     async def batch() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(150):
             await near.request(b"x")
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     times = [await batch() for _ in range(10)]
     assert count == 4 * 1500
@@ -242,11 +242,11 @@ def test_three_megabytes_byte_by_byte() -> None:
         far.transport.incoming.pause()
         task = asyncio.create_task(near.request(message))
         await turns(1)
-        started = time.perf_counter()
+        started = time.process_time()
         for i in range(len(message)):
             far.data_received(message[i : i + 1])
         far.data_received(b"\r\n\r\n")
-        assert time.perf_counter() - started < 30
+        assert time.process_time() - started < 30
         assert await task == message
         assert far.requests_processed == 1
         near.abort()

@@ -637,9 +637,9 @@ async def test_an_idle_endpoint_closes_and_one_in_use_does_not_a12() -> None:
     """A12: the idle time-out, which the ancestor did not have for datagrams."""
     with peer() as server:
         async with endpoint(server.address) as client:
-            client.timeout = 0.05
             waiting = asyncio.create_task(client.request(b"?"))
             data, source = await server.receive()
+            client.timeout = 0.05
             await asyncio.sleep(0.15)
             assert not client.closed
             server.send(data, source)

@@ -969,8 +969,10 @@ async def test_close_sends_the_batch_and_fails_what_is_in_flight(kind: Kind) -> 
 
 
 async def test_a_connection_with_requests_in_flight_is_not_idle_a9(kind: Kind) -> None:
-    near, far = await scripted(3, timeout=0.02, **kind)
+    near, far = await scripted(3, **kind)
     tasks = begun(near, b"0")
+    await turns()
+    near.timeout = 0.02
     await asyncio.sleep(0.1)  # five times what an idle one has
     assert not near.closed
     far.say(b"0\n")
