@@ -10,14 +10,13 @@ from pulsar_client.load.recorder import Counts, Interval
 
 __all__ = ["Point", "Timeline"]
 
-# Two digits are enough to draw a curve, and keep an hour of points small.
-_COARSE_BITS = 8
+# 8 of the 11 binary digits of a bucket are enough for a curve, and keep an hour of points small.
+_SPARE_DIGITS = 3
 
 
 def coarse(bucket: int) -> int:
     """Round a bucket down to two digits."""
-    shift = bucket.bit_length() - _COARSE_BITS
-    return bucket if shift <= 0 else (bucket >> shift) << shift
+    return bucket >> _SPARE_DIGITS << _SPARE_DIGITS
 
 
 @dataclass(slots=True)

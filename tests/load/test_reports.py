@@ -18,7 +18,7 @@ from load_kit import ROOT, echo_target, plan
 
 from pulsar_client import ConfigError, load
 from pulsar_client.load.comparison import compare
-from pulsar_client.load.faults import Fault
+from pulsar_client.load.faults import Fault, play
 from pulsar_client.load.histogram import buckets
 from pulsar_client.load.html_report import html_report
 from pulsar_client.load.live import Lines, Screen, make_view
@@ -27,6 +27,7 @@ from pulsar_client.load.recorder import Counts, Interval, Totals
 from pulsar_client.load.text_report import text_report
 from pulsar_client.load.thresholds import Threshold
 from pulsar_client.load.timeline import Timeline
+from pulsar_client.testing import FaultProxy, VirtualClockLoop
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
 
@@ -57,12 +58,29 @@ async def test_faults_happen_in_their_time_and_leave_marks() -> None:
     marks = [(round(mark.at, 1), mark.text) for mark in result.marks]
     assert [text for _, text in marks] == ["stall", "end of stall", "reset"]
     for (at, _), wanted in zip(marks, (0.6, 0.9, 1.2), strict=True):
-        assert wanted <= at < wanted + 0.5  # never early, late on a busy machine
+        assert wanted <= at  # never early; how late says how busy the machine is
     assert result.response.max > 0.25
     assert result.counts.balanced
-    # The slowest requests ended when the stall did.
-    slowest = max(result.points, key=lambda point: point.quantiles(1.0))
-    assert slowest.end >= 0.9
+    # Slow requests ended when the stall did.
+    late = [point for point in result.points if point.end >= 0.9]
+    assert max(point.quantiles(1.0)[0] for point in late) > 0.25
+
+
+def test_faults_are_late_by_nothing_of_their_own() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        marks: list[tuple[float, str]] = []
+        await play(
+            [Fault.parse("reset@1s"), Fault.parse("stall@0.4s+0.3s")],
+            FaultProxy(("127.0.0.1", 1)),  # nobody connects
+            zero=loop.time() + 0.2,
+            clock=loop.time,
+            mark=lambda text: marks.append((round(loop.time(), 6), text)),
+        )
+        assert marks == [(0.6, "stall"), (0.9, "end of stall"), (1.2, "reset")]
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(main())
 
 
 async def test_latency_and_bandwidth() -> None:
@@ -235,6 +253,28 @@ def interval(worker: int = 0, end: float = 1.0) -> Interval:
     )
 
 
+@pytest.mark.parametrize(
+    "seconds", [10.0**power * digit for power in range(-6, 3) for digit in (1, 2.7, 9)]
+)
+def test_a_point_of_the_time_line_has_its_times_to_two_digits(seconds: float) -> None:
+    timeline = Timeline(1.0)
+    timeline.add(
+        Interval(
+            worker=0,
+            seq=0,
+            start=0.0,
+            end=1.0,
+            counts=Counts(),
+            causes=Counter(),
+            durations={"x/response": Counter(buckets([seconds, 1.02 * seconds]))},
+        )
+    )
+    (point,) = timeline.points
+    assert 0.99 * seconds <= point.quantiles(0.5)[0] <= seconds
+    assert len(point.response) == 2
+    assert point.quantiles(1.0)[0] > seconds
+
+
 def test_l3_live_lines_name_the_loop() -> None:
     for model, name in (({"rate": 5.0}, "open"), ({"in_flight": 2}, "closed")):
         out, totals = io.StringIO(), Totals()
@@ -378,7 +418,9 @@ async def test_l9_merged_results() -> None:
     assert merged.counts == Counts(scheduled=150, sent=150, ok=150)
     assert merged.response.count == 150
     assert merged.response.max == max(part.response.max for part in parts)
-    assert merged.rate == pytest.approx(300, rel=0.05)
+    # At the same time, in the time of the one that took longer: 0.5 s, or more when held up.
+    assert merged.rate == pytest.approx(150 / max(part.elapsed for part in parts))
+    assert merged.elapsed >= 0.5
     assert sum(point.counts.ok for point in merged.points) == 150
     assert sum(sum(point.response.values()) for point in merged.points) == 150
     assert parts[0].counts.ok == 50  # the parts are as they were
