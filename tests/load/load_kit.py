@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -80,6 +81,14 @@ def echo_process() -> Iterator[tuple[str, int]]:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+@contextmanager
+def refused() -> Iterator[str]:
+    """Give the URL of a port where nobody listens, and where nobody can begin to."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
 
 
 async def until(condition: Any) -> None:

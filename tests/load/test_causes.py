@@ -103,7 +103,7 @@ class AsAMethod:
         (asserts, "AssertionError", line_of(inner, 2) + "AssertionError"),
         (retried(asserts), "AssertionError", line_of(inner, 2) + "AssertionError"),
         (fails_elsewhere, "TimeoutError", line_of(fails_elsewhere, 1) + "TimeoutError"),
-        (hangs, "timeout: no answer", line_of(hangs, 2) + "no end within 0.05 s"),
+        (hangs, "timeout: no answer", line_of(hangs, 2) + "no end within 0.5 s"),
         (
             AsAMethod().fails,
             "LookupError",
@@ -116,7 +116,7 @@ async def test_the_example_of_a_cause_names_the_line_of_the_scenario(
 ) -> None:
     kinds = [load.Scenario(scenario, "it")]
     result = await load.run(
-        plan(None, scenarios=kinds, rate=100, duration=0.1, timeout=0.05 if "no a" in cause else 5)
+        plan(None, scenarios=kinds, rate=100, duration=0.1, timeout=0.5 if "no a" in cause else 5)
     )
     assert result.causes == {cause: 10}  # with the line in it they would not be one
     assert result.samples == {cause: sample}

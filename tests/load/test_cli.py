@@ -15,13 +15,16 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from load_kit import LIMIT, ROOT, echo_process, load_command, run_load
+from load_kit import LIMIT, ROOT, echo_process, load_command, refused, run_load
 
 from pulsar_client.load.cli import main
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
 
 RUN = ("--protocol=echo", "--rate=200", "--duration=0.5")
+#: Seconds, on a machine that may be busy, of what does not wait for something that takes longer
+#: than a test may.
+AT_ONCE = LIMIT / 2
 
 
 # -- L15: exit codes -------------------------------------------------------------------------
@@ -63,8 +66,10 @@ def test_l15_1_no_request_succeeded(more: tuple[str, ...], tmp_path: Path) -> No
     file = tmp_path / "scenario.py"
     file.write_text(DOOMED)
     model = () if more[:1] == ("--in-flight=1",) else ("--rate=50",)
+    # A closed loop sends nothing when it is held up for the whole time.
+    duration = "--duration=0.2" if model else "--duration=2"
     told = [
-        run_load(str(file), *model, "--duration=0.2", f"--json={json_file}", *more)
+        run_load(str(file), *model, duration, f"--json={json_file}", *more)
         for json_file in (tmp_path / "run.json", "-")
     ]
     assert [done.returncode for done in told] == [1, 1]
@@ -150,18 +155,19 @@ def test_l18_a_foreign_target_needs_its_flag(capsys: pytest.CaptureFixture[str])
     assert "8.8.8.8, which is neither this machine nor a private" in capsys.readouterr().err
 
 
-def test_l15_4_unreachable_at_the_start(free_port: int) -> None:
-    for more in ((), ("--workers=2",)):
-        done = run_load(f"tcp://127.0.0.1:{free_port}", *RUN, *more)
-        assert (done.returncode, done.stdout) == (4, "")
-        assert done.stderr.startswith(f"unreachable: tcp://127.0.0.1:{free_port} can't be reached")
+def test_l15_4_unreachable_at_the_start() -> None:
+    with refused() as url:
+        for more in ((), ("--workers=2",)):
+            done = run_load(url, *RUN, *more)
+            assert (done.returncode, done.stdout) == (4, "")
+            assert done.stderr.startswith(f"unreachable: {url} can't be reached")
 
 
 def test_l15_a_target_that_dies_on_the_way_is_errors_and_no_exit_code_of_its_own() -> None:
     with echo_process() as (url, pid):
         process = subprocess.Popen(
             load_command(
-                url, "--protocol=echo", "--rate=100", "--duration=3", "--max-lateness=9s"
+                url, "--protocol=echo", "--rate=100", "--duration=6", "--max-lateness=9s"
             ),
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -178,14 +184,16 @@ def test_l15_a_target_that_dies_on_the_way_is_errors_and_no_exit_code_of_its_own
 
 
 @pytest.mark.parametrize("more", [(), ("--workers=2",), ("--in-flight=4",)])
-def test_l18_ctrl_c_writes_the_report_within_3_s_and_exits_130(
+def test_l18_ctrl_c_writes_the_report_at_once_and_exits_130(
     more: tuple[str, ...], tmp_path: Path
 ) -> None:
+    """The second that it waits for answers is counted on a virtual clock, in test_accounting."""
     file = tmp_path / "run.json"
     with echo_process() as (url, pid):
         process = subprocess.Popen(
             load_command(
-                *(url, "--protocol=echo", "--rate=300", "--duration=60", f"--json={file}", *more)
+                *(url, "--protocol=echo", "--rate=300", "--duration=60", f"--json={file}", *more),
+                f"--timeout={2 * LIMIT}",
             ),
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -202,7 +210,7 @@ def test_l18_ctrl_c_writes_the_report_within_3_s_and_exits_130(
             output, _ = process.communicate(timeout=LIMIT)
             took = time.monotonic() - asked
     assert process.returncode == 130
-    assert took < 3.0
+    assert took < AT_ONCE
     assert "interrupted after" in output
     requests = json.loads(file.read_text())["requests"]
     assert requests["scheduled"] == requests["sent"] + requests["dropped"] + requests["queued"]
@@ -260,24 +268,38 @@ def test_l15_4_a_target_that_does_not_answer_at_the_start(more: tuple[str, ...])
     assert done.stderr == f"unreachable: {url} can't be reached: no answer within 0.5 s\n"
 
 
+def dialled(url: str) -> set[str]:
+    """Tell the ports from which a connection to a URL was begun, and not answered yet."""
+    suffix = f":{int(url.rpartition(':')[2]):04X}"
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if remote.endswith(suffix) and state == "02":
+            found.add(local)
+    return found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="nothing tells that it dials")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_l18_ctrl_c_while_the_target_does_not_answer(workers: int) -> None:
     with deaf_target() as url:
+        others = dialled(url)
         process = subprocess.Popen(
-            load_command(url, *RUN, f"--workers={workers}"),
+            load_command(url, *RUN, f"--workers={workers}", f"--timeout={2 * LIMIT}"),
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         with process:
-            time.sleep(3.0)  # nothing tells from outside that it dials
-            assert process.poll() is None
+            while len(dialled(url) - others) < workers:
+                assert process.poll() is None
+                time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             asked = time.monotonic()
             output, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, errors
-    assert time.monotonic() - asked < 3.0
+    assert time.monotonic() - asked < AT_ONCE
     assert re.search(r"interrupted after 0\.0 s", output)
 
 
@@ -397,12 +419,14 @@ def test_prometheus_text_on_request(free_port: int) -> None:
         with process:
             assert process.stderr is not None
             process.stderr.readline()
-            with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=5) as reply:
-                text = reply.read().decode()
+            text, numbers = "", dict[str, str]()
+            while int(numbers.get("load_requests_ok_total", 0)) <= 50:
+                with urlopen(f"http://127.0.0.1:{free_port}/metrics", timeout=LIMIT) as reply:
+                    text = reply.read().decode()
+                lines = (line for line in text.splitlines() if not line.startswith("#"))
+                numbers = dict(line.split() for line in lines)
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=LIMIT)
-    numbers = dict(line.split() for line in text.splitlines() if not line.startswith("#"))
-    assert int(numbers["load_requests_ok_total"]) > 50
     assert 0 < float(numbers['load_response_seconds{quantile="0.99"}']) < 10
     assert "# TYPE load_requests_in_flight gauge" in text
 
@@ -561,7 +585,7 @@ def test_l18_ctrl_c_while_the_setup_or_its_end_waits(
         asked = time.monotonic()
         output, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, errors
-    assert time.monotonic() - asked < 3.0
+    assert time.monotonic() - asked < AT_ONCE
     assert "Traceback" not in errors
     assert ("sent 20 = ok 20" in output) is (place == "behind")
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,16 +99,18 @@ async def test_pipelined_connections() -> None:
 
 
 @contextmanager
-def redis(port: int) -> Iterator[None]:
+def redis(directory: Path) -> Iterator[str]:
+    path = directory / "s"
     process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"],
+        ["redis-server", "--port", "0", "--unixsocket", str(path)]
+        + ["--save", "", "--appendonly", "no"],
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     try:
-        next(line for line in process.stdout if "Ready to accept" in line)
-        yield
+        next(line for line in process.stdout if "eady to accept" in line)
+        yield f"unix:{path}"
     finally:
         process.terminate()
         process.communicate()
@@ -115,15 +118,8 @@ def redis(port: int) -> Iterator[None]:
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
 @pytest.mark.parametrize("pipeline", [1, 8])
-async def test_a_real_redis(free_port: int, pipeline: int) -> None:
+async def test_a_real_redis(tmp_path: Path, pipeline: int) -> None:
     pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
-    with redis(free_port):
-        result = await load.run(
-            plan(
-                f"tcp://127.0.0.1:{free_port}",
-                rate=200,
-                protocol="redis-ping",
-                pipeline=pipeline,
-            )
-        )
+    with redis(tmp_path) as url:
+        result = await load.run(plan(url, rate=200, protocol="redis-ping", pipeline=pipeline))
     assert result.counts.ok == 100
