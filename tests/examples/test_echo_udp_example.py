@@ -81,7 +81,10 @@ async def test_a_datagram_without_its_end_is_dropped_and_counted() -> None:
 
 async def test_nobody_answers_and_nobody_is_there() -> None:
     with peer() as silent:
-        async with Echo(silent.address, timeout=0.05) as echo:
+        async with Echo(silent.address) as echo:
+            async with echo.pool.connect():
+                pass  # its endpoint is open, however long that took
+            echo.timeout = 0.05
             with pytest.raises(RequestTimeout):
                 await echo(b"?")
     async with Echo(dead_address()) as echo:

@@ -162,13 +162,15 @@ async def test_a_reply_that_is_cut_fails_its_request_only(server: LineServer) ->
 async def test_a_late_reply_is_never_the_next_one(server: LineServer) -> None:
     async with (
         FaultProxy(server.address) as proxy,
-        LineClient(proxy.address, 1, timeout=0.1) as client,
+        LineClient(proxy.address, 1) as client,
     ):
+        assert await client.get("key") is None  # connected, however long that took
+        client.timeout = 0.1
         proxy.stall("to_client")
         with pytest.raises(RequestTimeout, match="no reply within"):
             await client.set("key", "value")
         proxy.resume()
-        client.timeout = 5.0
+        client.timeout = 20.0
         assert await client.get("key") == "value"
 
 

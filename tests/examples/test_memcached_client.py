@@ -263,8 +263,10 @@ async def until_it_fails(cache: Memcached) -> None:
 async def test_a_reply_that_does_not_come(memcached: MemcachedProcess) -> None:
     async with (
         FaultProxy(memcached.address) as proxy,
-        Memcached(proxy.address, pool_size=1, timeout=0.2) as cache,
+        Memcached(proxy.address, pool_size=1, timeout=20.0) as cache,
     ):
+        assert await cache.get("none") is None  # connected, however long that took
+        cache.timeout = 0.2
         proxy.stall("to_client")
         with pytest.raises(RequestTimeout):
             await cache.set("key", b"late")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -624,14 +625,17 @@ async def test_client_kill(redis: Redis) -> None:
     assert redis.pool.in_use == 0
 
 
-async def test_debug_sleep_and_a_time_out(redis_process: RedisProcess, redis: Redis) -> None:
-    async with Redis(redis_process.address, timeout=0.3) as hasty:
+async def test_a_server_that_stands_still_and_a_time_out(redis_process: RedisProcess) -> None:
+    async with Redis(redis_process.address, timeout=PATIENCE) as hasty:
         await hasty.set("key", "v")
-        sleeping = asyncio.create_task(redis.execute("DEBUG", "SLEEP", 1.0))
-        await asyncio.sleep(0.1)
-        with pytest.raises(RequestTimeout):
-            await hasty.get("none")
-        await sleeping
+        hasty.timeout = 0.3
+        assert redis_process.process is not None
+        redis_process.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(RequestTimeout):
+                await hasty.get("none")
+        finally:
+            redis_process.process.send_signal(signal.SIGCONT)
         hasty.timeout = PATIENCE
         # The late reply was somebody else's: read, and given to nobody.
         assert await hasty.get("key") == b"v"

@@ -13,6 +13,7 @@ import pytest
 from load_kit import echo_target, plan
 
 from pulsar_client import AbstractClient, ConfigError, Connection, ProtocolError, load
+from pulsar_client.load.recorder import Interval, Totals
 from pulsar_client.load.wire import PROTOCOLS, find_wire
 from pulsar_client.testing import Link, memory_pair
 
@@ -89,10 +90,19 @@ def test_protocols_that_are_not_there(name: str, message: str) -> None:
 
 async def test_pipelined_connections() -> None:
     pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
+    stop = load.Stop()
+
+    def watch(interval: Interval, totals: Totals) -> None:
+        if totals.counts.ok > 50:
+            stop.request()
+
     async with echo_target() as url:
-        result = await load.run(plan(url, in_flight=16, connections=1, pipeline=16, duration=0.3))
-    assert result.counts.balanced
-    assert result.counts.ok == result.counts.sent > 50
+        piped = plan(url, in_flight=16, connections=1, pipeline=16, duration=50, interval=0.1)
+        result = await load.run(piped, watch=watch, stop=stop)
+    counts = result.counts
+    assert counts.balanced
+    assert counts.sent == counts.ok + counts.in_flight
+    assert counts.ok > 50
     assert result.histogram("connect").count == 1
     with pytest.raises(ConfigError, match="only streams can be pipelined"):
         plan("udp://127.0.0.1:1", rate=1, pipeline=2)

@@ -190,7 +190,7 @@ async def test_a_slot_lost_in_a_pool_that_all_runs_share() -> None:
     """I1: without a check the next run hangs; it names the cancellation before."""
     pool = LosesSlots(1)
     with pytest.raises(CancellationFailure, match=r"did not end.* at suspension 2") as caught:
-        await explore_cancellation(lambda: contended(pool), timeout=0.05)
+        await explore_cancellation(lambda: contended(pool), timeout=0.5)
     assert "await waiter" in caught.value.stack[-1]
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
