@@ -25,6 +25,8 @@ READY_WITHIN = 60.0
 START_IN = 0.3
 #: A process that says nothing for so long is lost.
 SILENCE = 3.0
+#: Seconds for a message that came while this process was held up itself.
+_LAST_LOOK = 0.1
 _PINGS = 5
 
 
@@ -133,8 +135,7 @@ class Coordinator:
         patience = SILENCE + max(0.0, self._start - time.monotonic())
         while True:
             try:
-                async with asyncio.timeout(patience):
-                    message = await link.receive()
+                message = await self._hear(link, patience)
             except TimeoutError:
                 self._lose(index, f"was silent for {SILENCE:g} s")
                 return
@@ -154,6 +155,20 @@ class Coordinator:
                     )
                 )
                 return
+
+    @staticmethod
+    async def _hear(link: WorkerLink, patience: float) -> dict[str, Any] | None:
+        """Wait for a message of a process.
+
+        The time may be over because this process did not run: what was said is there then.
+        """
+        for seconds in (patience, _LAST_LOOK):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await link.receive()
+            except TimeoutError:
+                continue
+        raise TimeoutError
 
     def _lose(self, index: int, how: str) -> None:
         self._links[index].kill()
