@@ -109,7 +109,10 @@ def serving(path: Path) -> bool:
 
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(30)
-        sock.connect(str(path))
+        try:
+            sock.connect(str(path))
+        except ConnectionRefusedError:
+            return False  # bound, and does not listen yet
         sock.sendall(b"on\r\n\r\n")
         return sock.recv(100) == b"on\r\n\r\n"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from app_kit import LIMIT, ROOT, App, ask, until
+from app_kit import LIMIT, LONGER_THAN_HELD_UP, ROOT, App, ask, until
 
 from pulsar_client.app.status_command import read_status
 
@@ -141,7 +141,9 @@ def test_p26_p27_tls_and_new_certificates(
     """P26, P27, P34: HUP takes new files over; a bad pair keeps the old one."""
     files = write_pair(tmp_path, ca)
     arguments = [*files, "-w", "1", "--alpn", "toy"]
-    with App(*arguments, concurrency=concurrency).ready() as app:
+    # A reload is over when the old worker accepts no more, however late that one is.
+    env = {"TOY_CONSTANTS": "handover._PATIENCE=60"}
+    with App(*arguments, concurrency=concurrency, env=env).ready() as app:
         assert app.url.startswith("tls://")
         first = serial(app, client_ssl)
         with client_ssl.wrap_socket(app.connect(), server_hostname="localhost") as sock:
@@ -219,10 +221,12 @@ def test_p30_sockets_of_a_service_manager(tmp_path: Path) -> None:
 
 
 def test_p30_readiness_is_told(tmp_path: Path) -> None:
+    # The system keeps ten messages for a manager that does not read: the one a second that says
+    # that all is well leaves room for the others.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(LIMIT)
-        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
         with App("-w", "1", env=env) as app:
             told = b""
             while b"READY=1" not in told:
@@ -307,7 +311,8 @@ def test_the_reader_of_the_status_may_go(arguments: list[str], tmp_path: Path) -
 
 def test_restarts_are_counted_by_cause(tmp_path: Path) -> None:
     path = tmp_path / "status"
-    with App("-w", "1", "--status-socket", str(path), "--timeout", "0.5").ready() as app:
+    arguments = ["-w", "1", "--status-socket", str(path), "--timeout", LONGER_THAN_HELD_UP]
+    with App(*arguments).ready() as app:
         assert app.ask("die") == ""
         app.wait_line("ended with exit code 7")
         with app.connect() as sock:

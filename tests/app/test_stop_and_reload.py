@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -37,27 +36,38 @@ def requests_of(app: App) -> int:
     return int(info["clients"]["requests"])
 
 
+# How long after its deadline a process may still be there is held to the instant in
+# test_end_of_processes.py.  Here a handler hangs for twice as long as anybody waits for the end.
+
+
 @MODES
-@pytest.mark.parametrize("request_line", [b"sleep 60\n", b"block 60\n"], ids=["waits", "stuck"])
-def test_p13_a_hung_handler_is_cut_at_the_deadline(concurrency: str, request_line: bytes) -> None:
-    """P13, P34: in graceful_timeout + 1 s, and the exit code is 0."""
+def test_p13_a_handler_that_waits_is_cut_at_the_deadline(concurrency: str) -> None:
+    """P13, P34: by its own process, and the exit code is 0."""
     arguments = ("--graceful-timeout", "0.5", "-w", "2")
-    with App(*arguments, concurrency=concurrency).ready() as app, app.connect() as sock:
-        sock.sendall(b"echo on\n" + request_line)
+    env = {"TOY_CONSTANTS": "arbiter._KILL_AFTER=60 single_process._END_AFTER=60"}
+    with App(*arguments, concurrency=concurrency, env=env).ready() as app, app.connect() as sock:
+        sock.sendall(b"echo on\nsleep 60\n")
         assert read_line(sock) == "on"
-        code, took = app.stop()
-        assert code == 0
-        assert took < 0.5 + 1 + 1  # and a second for a busy machine
-        last = app.last_line()
-        if request_line == b"sleep 60\n":
-            app.wait_line("WARNING: .* 1 connections are cut after 0.5 s")
-            assert last.endswith("INFO: stopped by SIGTERM, exit code 0")
-        elif concurrency == "process":
+        assert app.stop()[0] == 0
+        app.wait_line("WARNING: .* 1 connections are cut after 0.5 s")
+        assert app.last_line().endswith("INFO: stopped by SIGTERM, exit code 0")
+
+
+@MODES
+def test_p13_a_handler_that_is_stuck_is_killed_after_the_deadline(concurrency: str) -> None:
+    """P13, P34: and the exit code is 0."""
+    arguments = ("--graceful-timeout", "0.5", "-w", "2")
+    env = {"TOY_CONSTANTS": "single_process._WORDS_TIME=20"}
+    with App(*arguments, concurrency=concurrency, env=env).ready() as app, app.connect() as sock:
+        sock.sendall(b"echo on\nblock 60\n")
+        assert read_line(sock) == "on"
+        assert app.stop()[0] == 0
+        if concurrency == "process":
             app.wait_line("WARNING: <worker . pid .*> did not end in time")
             app.wait_line("was killed by SIGKILL .* and 1 connections in flight")
-            assert last.endswith("INFO: stopped by SIGTERM, exit code 0")
+            assert app.last_line().endswith("INFO: stopped by SIGTERM, exit code 0")
         else:
-            assert last.endswith(
+            assert app.last_line().endswith(
                 "WARNING: stopped by SIGTERM at the deadline, exit code 0: "
                 "its loop has not come to an end, with 1 connections open"
             )
@@ -65,13 +75,13 @@ def test_p13_a_hung_handler_is_cut_at_the_deadline(concurrency: str, request_lin
 
 def test_p13_a_stuck_thread_is_left_at_the_deadline() -> None:
     """P13: the loop has ended, and waits for the threads that it has started."""
-    arguments = ("--graceful-timeout", "0.5")
-    with App(*arguments, concurrency="thread").ready() as app, app.connect() as sock:
+    # The loop needs a moment for its end, the thread would need a minute.
+    env = {"TOY_CONSTANTS": "single_process._END_AFTER=5 single_process._WORDS_TIME=20"}
+    arguments = ("--graceful-timeout", "0.1")
+    with App(*arguments, concurrency="thread", env=env).ready() as app, app.connect() as sock:
         sock.sendall(b"echo on\nthread 60\n")
         assert read_line(sock) == "on"
-        code, took = app.stop()
-        assert code == 0
-        assert took < 0.5 + 1 + 1
+        assert app.stop()[0] == 0
         assert app.last_line().endswith(
             "WARNING: stopped by SIGTERM at the deadline, exit code 0: "
             "threads of the application are still running"
@@ -85,9 +95,7 @@ def test_p13_a_stuck_log_does_not_put_off_the_deadline() -> None:
         assert ask(sock, "mute") == ""
         sock.sendall(b"echo on\nblock 60\n")
         assert read_line(sock) == "on"
-        code, took = app.stop()
-        assert code == 0
-        assert took < 0.5 + 1 + 1
+        assert app.stop()[0] == 0
 
 
 def test_p13_a_loop_stuck_where_no_signal_reaches_it_is_cut_at_the_deadline() -> None:
@@ -97,9 +105,7 @@ def test_p13_a_loop_stuck_where_no_signal_reaches_it_is_cut_at_the_deadline() ->
         assert ask(sock, "deaf") == ""
         sock.sendall(b"echo on\nblock 60\n")
         assert read_line(sock) == "on"
-        code, took = app.stop()
-        assert code == 0
-        assert took < 0.5 + 1 + 1
+        assert app.stop()[0] == 0
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -130,19 +136,17 @@ def test_p13_a_second_signal_is_quick(concurrency: str) -> None:
         assert read_line(sock) == "on"
         app.kill(signal.SIGTERM)
         app.wait_line("stopping gracefully")
-        code, took = app.stop(signal.SIGTERM)
-        assert code == 0
-        assert took < 1 + 1
+        assert app.stop(signal.SIGTERM)[0] == 0
 
 
 @MODES
 def test_quit_is_quick(concurrency: str) -> None:
-    with App("--workers", "2", concurrency=concurrency).ready() as app, app.connect() as sock:
+    env = {"TOY_CONSTANTS": "arbiter._KILL_AFTER=60 single_process._END_AFTER=60"}
+    arguments = ("--workers", "2")
+    with App(*arguments, concurrency=concurrency, env=env).ready() as app, app.connect() as sock:
         sock.sendall(b"echo on\nsleep 60\n")
         assert read_line(sock) == "on"
-        code, took = app.stop(signal.SIGQUIT)
-        assert code == 0
-        assert took < 1 + 1
+        assert app.stop(signal.SIGQUIT)[0] == 0
         assert app.last_line().endswith("INFO: stopped by SIGQUIT, exit code 0")
 
 
@@ -172,8 +176,10 @@ def test_p14_what_waits_in_the_kernel_is_served(
 
 @MODES
 def test_p15_idle_connections_are_closed_at_once(concurrency: str) -> None:
-    """P15, P34: one that has had an answer; a new one has a second for its first request."""
-    with App("--workers", "1", concurrency=concurrency).ready() as app:
+    """P15, P34: one that has had an answer; a new one has a moment for its first request."""
+    # A second usually: this process may be held up for longer than that.
+    env = {"TOY_FIRST_BYTE_GRACE": "60"}
+    with App("--workers", "1", concurrency=concurrency, env=env).ready() as app:
         with app.connect() as idle, app.connect() as fresh:
             assert ask(idle, "echo one") == "one"
             assert app.ask("echo accepted too") == "accepted too"
@@ -265,7 +271,8 @@ def test_a_reload_takes_new_code_addresses_and_settings(tmp_path: Path) -> None:
     version.write_text("one")
     config = tmp_path / "config.py"
     config.write_text("workers = 1\nbind = ['127.0.0.1:0']\n")
-    env = {"TOY_VERSION_FILE": str(version)}
+    # However late the old worker hears of it, it is over only when that one accepts no more.
+    env = {"TOY_VERSION_FILE": str(version), "TOY_CONSTANTS": "handover._PATIENCE=60"}
     with App("--config", str(config), env=env, bind=None).ready() as app:
         assert app.ask("version") == "one"
         old_port = app.address[1]
@@ -327,8 +334,8 @@ def test_p20_the_log_is_opened_anew(concurrency: str, tmp_path: Path) -> None:
         log.rename(tmp_path / "old")
         app.kill(signal.SIGUSR1)
         until(log.exists)
-        app.ask("boom")
-        until(lambda: "RuntimeError: boom" in log.read_text())
+        # The worker hears of it after the arbiter.
+        until(lambda: app.ask("boom") == "" and "RuntimeError: boom" in log.read_text())
         assert app.stop()[0] == 0
         assert "stopping gracefully" in log.read_text()
         assert app.text().count("listening on") == 1
@@ -347,12 +354,10 @@ def test_a_hundred_hups_at_once_are_few_reloads() -> None:
 
 def test_signals_while_it_starts_are_not_lost() -> None:
     """TERM before it is ready ends it, with 0; HUP is done later."""
-    with App("--workers", "1", env={"TOY_IMPORT": "30"}) as app:
+    with App("--workers", "1", env={"TOY_IMPORT": "60"}) as app:
         until(app.workers)
-        code, took = app.stop(signal.SIGINT)
-        assert code == 0
+        assert app.stop(signal.SIGINT)[0] == 0
         assert app.last_line().endswith("INFO: stopped by SIGINT, exit code 0")
-        assert took < 10
 
 
 def test_the_whole_group_is_signalled() -> None:
@@ -360,9 +365,7 @@ def test_the_whole_group_is_signalled() -> None:
     with App("--workers", "2").ready() as app, app.connect() as sock:
         sock.sendall(b"echo on\nsleep 0.3\n")
         assert read_line(sock) == "on"
-        started = time.monotonic()
         os.killpg(app.pid, signal.SIGINT)
         assert read_line(sock) == "0.3"
         assert app.wait() == 0
-        assert time.monotonic() - started < 10
         assert "Traceback" not in app.text()

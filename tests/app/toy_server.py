@@ -16,9 +16,14 @@
 
 ``TOY_DIE_AFTER`` (seconds), ``TOY_FAIL_MONITOR``, ``TOY_FAIL_START``, ``TOY_SLOW_START``,
 ``TOY_IMPORT`` (``fail`` or seconds; a file of that name is read when there is one).
+
+``TOY_DIE_AFTER`` may name a file too.  ``TOY_FIRST_BYTE_GRACE`` (seconds) is of the servers, and
+``TOY_CONSTANTS`` of the first process: ``arbiter._KILL_AFTER=60`` and the like.  With them a test
+can tell who ends something first, however late a process of a busy machine gets its turn.
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -36,11 +41,25 @@ def text_of(path: str) -> str:
         return file.read().strip()
 
 
+def from_environment(name: str) -> str:
+    """The value, or the text of the file that it names."""
+    value = os.environ.get(name, "")
+    return text_of(value) if value.startswith("/") else value
+
+
+def set_constants() -> None:
+    """Set constants of the process that starts first, as the environment says."""
+    for item in os.environ.get("TOY_CONSTANTS", "").split():
+        name, _, value = item.partition("=")
+        module, _, constant = name.partition(".")
+        found = importlib.import_module(f"pulsar_client.app.{module}")
+        getattr(found, constant)  # a name that is not there must not be set
+        setattr(found, constant, float(value))
+
+
 def imported() -> None:
     """Be slow or fail, as the environment says, but in workers only."""
-    what = os.environ.get("TOY_IMPORT", "")
-    if what.startswith("/"):
-        what = text_of(what)
+    what = from_environment("TOY_IMPORT")
     if __name__ == "__main__" or not what:
         return
     if what == "fail":
@@ -112,10 +131,13 @@ class ToyServer(SocketServer):
         if "TOY_FAIL_START" in os.environ:
             raise RuntimeError("the toy does not start")
         await super().worker_start(worker, exc)
-        if "TOY_DIE_AFTER" in os.environ:
-            after = float(os.environ["TOY_DIE_AFTER"])
-            asyncio.get_running_loop().call_later(after, os._exit, 5)
+        if "TOY_FIRST_BYTE_GRACE" in os.environ:
+            for server in worker.servers:
+                server.first_byte_grace = float(os.environ["TOY_FIRST_BYTE_GRACE"])
+        if after := from_environment("TOY_DIE_AFTER"):
+            asyncio.get_running_loop().call_later(float(after), os._exit, 5)
 
 
 if __name__ == "__main__":
+    set_constants()
     ToyServer(Toy, name="toy").start()
