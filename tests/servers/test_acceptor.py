@@ -220,6 +220,7 @@ async def test_without_descriptors_it_waits(caplog: pytest.LogCaptureFixture) ->
                     while time.monotonic() < began + 1.2:
                         await answered(old)
                         await asyncio.sleep(0.05)
+                    await until(lambda: "can't accept" in caplog.text)
                     elapsed = time.monotonic() - began
                     used = time.process_time() - used
                     lines = [r for r in caplog.records if "can't accept" in r.message]

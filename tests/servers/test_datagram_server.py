@@ -431,19 +431,32 @@ async def test_a_close_reads_no_longer_than_its_grace() -> None:
             assert 64 <= server.requests_processed < 250
 
 
-async def test_close_waits_for_exchanges_and_gives_them_up_after_the_grace() -> None:
+async def test_close_waits_for_exchanges() -> None:
+    consumer, kept = keeping()
+    async with served(consumer) as server:
+        with peer() as one:
+            for data in (b"one", b"two"):
+                one.send(data, server.address)
+            await until(lambda: len(kept) == 2)
+            closing = asyncio.create_task(server.close(grace=60.0))
+            await asyncio.sleep(0)
+            for exchange in kept:
+                assert not closing.done()
+                exchange.answer()
+                assert (await one.receive())[0] == exchange.data
+            await closing
+
+
+async def test_close_gives_exchanges_up_after_the_grace() -> None:
     consumer, kept = keeping()
     async with served(consumer) as server:
         with peer() as one:
             for data in (b"finishes", b"does not"):
                 one.send(data, server.address)
             await until(lambda: len(kept) == 2)
-            closing = asyncio.create_task(server.close(grace=0.1))
-            await asyncio.sleep(0)
             kept[0].answer()
             assert (await one.receive())[0] == b"finishes"
-            assert not closing.done()
-            await closing
+            await server.close(grace=0.1)
         with pytest.raises(ConnectionError, match="lost its connection"):
             await kept[1].on_finished
         with pytest.raises(ConnectionError):

@@ -86,6 +86,7 @@ def held() -> float:
 async def test_what_is_queued_is_served() -> None:
     """P14: a client whose connect() has succeeded gets its answer."""
     server = TcpServer(echo, address=LOOPBACK, accept_gate=held)
+    server.first_byte_grace = 60.0
     await server.start_serving()
     with clients(server.address, 20) as queued:
         for sock in queued[:10]:
@@ -107,6 +108,7 @@ async def test_what_is_queued_is_served() -> None:
 async def test_what_is_queued_is_served_over_a_unix_socket(tmp_path: Any) -> None:
     """P14."""
     server = TcpServer(echo, address=f"unix:{tmp_path / 's'}", accept_gate=held)
+    server.first_byte_grace = 60.0
     await server.start_serving()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
@@ -122,6 +124,7 @@ async def test_what_is_queued_is_served_over_tls(
 ) -> None:
     """P14: the handshake of a queued connection has yet to begin."""
     server = TcpServer(echo, address=LOOPBACK, accept_gate=held)
+    server.first_byte_grace = 60.0
     await server.start_serving(sslcontext=server_ssl)
     with clients(server.address, 1) as (sock,):
         dialling = asyncio.create_task(

@@ -2,17 +2,20 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import pytest
 
 from pulsar_client import Connection, DelimitedDecoder, Protocol, ProtocolConsumer, TcpServer
+from pulsar_client.servers.patience import Patience
+from pulsar_client.testing import MemoryTransport, VirtualClockLoop, memory_pair
 
 LOOPBACK = ("127.0.0.1", 0)
 # The time a client has in these tests, and for how long the patient ones are watched: several
@@ -111,6 +114,82 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.002)
 
 
+class Far(asyncio.Protocol):
+    """The client's end of a connection in memory."""
+
+    transport: MemoryTransport
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.received = b""
+        self.changed = asyncio.Event()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        self.changed.set()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.changed.set()
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def has_received(self, size: int) -> None:
+        while len(self.received) < size:
+            assert not self.transport.is_closing()
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def ask(self, line: bytes = b"hello\n", answer: bytes = b"hello\n") -> None:
+        before = len(self.received)
+        self.send(line)
+        await self.has_received(before + len(answer))
+        assert self.received[before:] == answer
+
+    async def seconds_until_cut(self) -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self.peer.event("connection_lost")
+        return loop.time() - began
+
+
+@contextlib.asynccontextmanager
+async def watched(factory: Any = echo, **kw: Any) -> AsyncIterator[Far]:
+    """A connection of a server without sockets: for a virtual clock.
+
+    On a real one it can't be told whether somebody was cut too early, or was late because the
+    machine held up the process.
+    """
+    server = TcpServer(factory, **kw)
+    protocol = server.create_protocol()
+    far = Far(protocol)
+    memory_pair(far, protocol)
+    await asyncio.sleep(0)
+    assert server.connections == 1
+    loop = asyncio.get_running_loop()
+    patience = Patience(loop, server._protocols, server._limits, server.logger)
+    patience.start()
+    try:
+        yield far
+    finally:
+        patience.stop()
+        protocol.abort()
+        await asyncio.sleep(0.001)
+        assert server.connections == 0
+
+
+def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def on_virtual_clock(**kw: Any) -> None:
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            runner.run(test(**kw))
+
+    return on_virtual_clock
+
+
 # -- the handshake ---------------------------------------------------------------------------
 
 
@@ -161,9 +240,11 @@ async def test_no_first_byte_over_tls(
         await writer.wait_closed()
 
 
+@virtual
 async def test_the_first_byte_has_come() -> None:
     """P21: a connection that was used is idle, and that has a limit of its own."""
-    async with served(first_byte_timeout=LIMIT) as server, dialled(server) as client:
+    async with watched(first_byte_timeout=LIMIT) as client:
+        await asyncio.sleep(0.9 * LIMIT)
         await client.ask()
         await asyncio.sleep(LONG)
         await client.ask()
@@ -217,12 +298,16 @@ async def test_messages_that_drip_are_not_one_message() -> None:
             await asyncio.sleep(0.001)
             await client.send(b"lo\n")
             assert await client.receive() == b"hello\n"
-    async with served(message_timeout=4 * LIMIT) as server, dialled(server) as client:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 8 * LIMIT
-        while loop.time() < end:
-            await client.ask(b"x" * 100 + b"\n")
-            await asyncio.sleep(LIMIT / 10)
+
+
+@virtual
+async def test_half_messages_at_every_look_are_not_one_message() -> None:
+    """P21: each one begins its own time, though none is ever complete when somebody looks."""
+    async with watched(message_timeout=LIMIT) as client:
+        client.send(b"hel")
+        for _ in range(20):
+            await asyncio.sleep(0.9 * LIMIT)
+            await client.ask(b"lo\nhel", b"hello\n")
 
 
 class Works(EchoLine):
@@ -271,41 +356,35 @@ class Subscribes(EchoLine):
 
 
 @pytest.mark.parametrize("consumer", [Works, Waits, Subscribes])
+@virtual
 async def test_an_exchange_may_take_its_time(consumer: type[ProtocolConsumer]) -> None:
     """P21: limits are for what the client owes, not for what the server does."""
     factory = partial(Connection, consumer)
-    async with (
-        served(
-            factory, first_byte_timeout=LIMIT, message_timeout=LIMIT, write_timeout=LIMIT
-        ) as server,
-        dialled(server) as client,
-    ):
-        await client.send(b"hello\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            more = await client.receive()
-            assert more
-            answer += more
-        assert answer == b"hello\n"
+    async with watched(
+        factory, first_byte_timeout=LIMIT, message_timeout=LIMIT, write_timeout=LIMIT
+    ) as client:
+        await client.ask()
 
 
 # -- idle ------------------------------------------------------------------------------------
 
 
+@virtual
 async def test_an_idle_connection() -> None:
     """P21: ``keep_alive`` after the last byte."""
-    async with served(keep_alive=LIMIT) as server, dialled(server) as client:
+    async with watched(keep_alive=LIMIT) as client:
         await client.ask()
-        await client.is_cut()
+        assert await client.seconds_until_cut() == pytest.approx(LIMIT)
 
 
+@virtual
 async def test_requests_keep_a_connection_alive() -> None:
     """P21, A9: whoever asks now and then is not idle."""
-    async with served(keep_alive=4 * LIMIT) as server, dialled(server) as client:
+    async with watched(keep_alive=LIMIT) as client:
         for _ in range(10):
+            await asyncio.sleep(0.9 * LIMIT)
             await client.ask()
-            await asyncio.sleep(LIMIT)
-        await client.is_cut()
+        assert await client.seconds_until_cut() == pytest.approx(LIMIT)
 
 
 # -- writes ----------------------------------------------------------------------------------
@@ -337,21 +416,21 @@ async def test_a_client_that_takes_nothing() -> None:
         await until(lambda: not server._protocols)
 
 
+@virtual
 async def test_a_client_that_takes_little_is_not_cut() -> None:
     """P21: any progress counts; the sender waits meanwhile."""
     factory = partial(Connection, Pours)
-    async with (
-        served(factory, write_timeout=8 * LIMIT) as server,
-        dialled(server, buffer=4096) as client,
-    ):
-        loop = asyncio.get_running_loop()
-        await client.send(b"?")
-        end = loop.time() + 20 * LIMIT
-        while loop.time() < end:
-            for _ in range(60):
-                assert await client.receive(65536)
-            await asyncio.sleep(LIMIT / 4)
-        assert server.connections == 1
+    async with watched(factory, write_timeout=LIMIT) as client:
+        client.send(b"?")
+        client.transport.incoming.split = 1000
+        for count in range(1, 21):
+            client.transport.pause_reading()
+            await asyncio.sleep(0.9 * LIMIT)
+            assert len(client.received) == 1000 * (count - 1)
+            client.transport.resume_reading()
+            await client.has_received(1000 * count)
+        client.transport.pause_reading()
+        assert LIMIT <= await client.seconds_until_cut() <= 1.2 * LIMIT
 
 
 async def test_a_stalled_client_of_a_finished_exchange() -> None:
