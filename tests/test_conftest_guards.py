@@ -345,17 +345,19 @@ async def test_hung():
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM")
 @pytest.mark.parametrize("source", HUNG.values(), ids=HUNG)
 def test_a_hung_coroutine_test_fails_with_stacks(run: Run, source: str) -> None:
-    result = run(f"pytestmark = pytest.mark.time_limit(0.3)\n{source}\n")
+    # Long enough for its setup, on a machine that is busy.
+    result = run(f"pytestmark = pytest.mark.time_limit(1.5)\n{source}\n")
     assert result.parseoutcomes()["failed"] == FLAVOURS
-    result.stdout.fnmatch_lines(["*call exceeded the time limit of 0.3 s", "*test_hung*"])
+    result.stdout.fnmatch_lines(["*call exceeded the time limit of 1.5 s", "*test_hung*"])
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM")
 def test_hung_plain_tests_and_fixtures_fail(run: Run) -> None:
     result = run("""
 import threading
-pytestmark = pytest.mark.time_limit(0.3)
+short = pytest.mark.time_limit(1.5)
 
+@short
 def test_hung():
     threading.Event().wait()
 
@@ -363,6 +365,7 @@ def test_hung():
 def hung_setup():
     threading.Event().wait()
 
+@short
 def test_setup(hung_setup):
     pass
 
@@ -376,6 +379,7 @@ def finalizer_after():
     yield
     print("FINALIZED")
 
+@short
 def test_teardown(finalizer_after, hung_teardown):
     pass
 
@@ -411,7 +415,7 @@ def test_the_watchdog_ends_a_process_that_cannot_be_interrupted(run: Run) -> Non
     result = run("""
 import conftest, signal
 conftest.LAST_RESORT = 0.3
-pytestmark = pytest.mark.time_limit(0.2)
+pytestmark = pytest.mark.time_limit(1.5)
 
 def test_hung():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])

@@ -20,6 +20,7 @@ from pulsar_client import (
     ProtocolConsumer,
     ProtocolError,
 )
+from pulsar_client.testing import memory_pair
 
 
 class Line(ProtocolConsumer):
@@ -51,6 +52,34 @@ class Client(AbstractClient):
 
     async def connect(self) -> Any:
         return await self.create_connection(self.address)
+
+
+class MemoryClient(Client):
+    """Its connections have no sockets, so that it can live on a virtual clock.
+
+    Args:
+        answers: whether lines are answered.
+    """
+
+    def __init__(self, pool_size: int = 10, *, answers: bool = True) -> None:
+        super().__init__(("127.0.0.1", 1), pool_size)
+        self.answers = answers
+
+    async def connect(self) -> Any:
+        connection = self.create_protocol()
+        memory_pair(connection, Capitals() if self.answers else asyncio.Protocol())
+        await connection.event("connection_made")
+        return connection
+
+
+class Capitals(asyncio.Protocol):
+    """Answers what comes in capitals."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data.upper())
 
 
 class Peer:

@@ -280,7 +280,7 @@ async def test_a_deaf_listener(deaf: Any) -> None:
         started = loop.time()
         with pytest.raises(TimeoutError, match=f"127.0.0.1:{deaf[1]}: .* 0.1 s"):
             await client.create_connection(deaf, timeout=0.1)
-        assert 0.09 <= loop.time() - started < 2.0
+        assert 0.09 <= loop.time() - started < 20.0  # the system would try for two minutes
         assert descriptors() == before
         assert client.sessions == 0
 
@@ -313,7 +313,7 @@ async def test_the_time_limit_covers_the_callbacks_of_connection_made(mute: Any)
     stuck = asyncio.Event()
     async with Client() as client:
         with pytest.raises(TimeoutError):
-            await client.create_connection(mute, with_callback(stuck.wait), timeout=0.05)
+            await client.create_connection(mute, with_callback(stuck.wait), timeout=0.5)
         await until(lambda: not client._protocols)
         assert client.sessions == 1
     stuck.set()
@@ -604,7 +604,7 @@ async def test_aborting_a_client_with_a_pool() -> None:
         lease = await pool.connect()
         raw = lease.connection
         client.abort()
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(20.0):  # for ever, would it wait for the lease
             await client.wait_closed()
         assert raw.closed
         assert pool.stats().size == 0

@@ -1,7 +1,8 @@
 """What broke in other clients, made to happen in ours: exchanges, staleness, the end of things.
 
 The docstrings name the project and the number of the issue, and the property that it broke.  All
-over real sockets, against a peer that does what the test tells it.
+over real sockets, against a peer that does what the test tells it; only where a time-out must not
+be reached are the clock virtual and the connection in memory.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from scripted_peer import Client, Line, Peer, fill, open_client, peer, until
+from scripted_peer import Client, Line, MemoryClient, Peer, fill, open_client, peer, until
 
 from pulsar_client import (
     AbstractClient,
@@ -27,6 +28,7 @@ from pulsar_client import (
     RequestTimeout,
     TcpServer,
 )
+from pulsar_client.testing import VirtualClockLoop
 
 __all__ = ["peer"]  # a fixture
 
@@ -265,13 +267,20 @@ async def test_a_refused_dial_leaves_healthy_connections_alone(peer: Peer) -> No
 # -- timers and deadlines ------------------------------------------------------------------------
 
 
-async def test_a_time_out_of_a_request_ends_with_it(peer: Peer) -> None:
+def test_a_time_out_of_a_request_ends_with_it() -> None:
     """aiohttp 12953 and 13000 (I15): re-armed on the idle connection, it hit the next request."""
-    async with open_client(peer, pool_size=1) as client:
-        for message in (b"one", b"two", b"three"):
-            assert await client.request(message, timeout=0.2) == message.upper()
-            await asyncio.sleep(0.25)
-        assert client.pool.stats().opened == 1
+
+    async def main() -> None:
+        async with MemoryClient(1) as client:
+            for message in (b"one", b"two", b"three"):
+                assert await client.request(message, timeout=0.2) == message.upper()
+                await asyncio.sleep(0.15)
+                assert await client.request(message) == message.upper()
+                await asyncio.sleep(0.1)
+            assert client.pool.stats().opened == 1
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(main())
 
 
 @pytest.mark.parametrize("stuck", ["queue", "dial", "reply"])
