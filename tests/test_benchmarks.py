@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+#: Seconds that one may take on a machine that has other work.
+LIMIT = 280
+
+pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -76,7 +80,7 @@ def test_pipelining_is_measured() -> None:
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -97,7 +101,7 @@ def test_workers_of_datagrams_are_measured() -> None:
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LIMIT,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,7 +121,7 @@ def test_the_load_harness_is_measured() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -129,7 +133,6 @@ def test_the_load_harness_is_measured() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
-@pytest.mark.slow
 def test_the_memory_of_tls_connections_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = subprocess.run(
@@ -138,7 +141,7 @@ def test_the_memory_of_tls_connections_is_measured(tmp_path: Path) -> None:
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -28,6 +28,7 @@ from pulsar_client.app.status_command import read_status
 MODES = pytest.mark.parametrize("concurrency", ["process", "thread"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_p3_paced_connections_are_spread_evenly(loop: str, tmp_path: Path) -> None:
     """P3: 500 connections, 1 ms apart, over 4 idle workers differ by at most 5 %."""
@@ -165,6 +166,7 @@ def test_workers_that_wake_up_late_do_accept(monkeypatch: pytest.MonkeyPatch) ->
     contest.board.close()
 
 
+@pytest.mark.slow
 def test_p3_short_connections_are_spread_as_well() -> None:
     """P3: where no connection stays open, the numbers of accepted ones decide."""
     with App("-w", "4").ready() as app:

@@ -190,7 +190,7 @@ def test_p15_idle_connections_are_closed_at_once(concurrency: str) -> None:
         assert app.wait() == 0
 
 
-@pytest.mark.time_limit(900 if LONG else 60)
+@pytest.mark.time_limit(900 if LONG else 300)
 async def test_p16_reloads_under_load() -> None:
     """P16: ten reloads, fifty clients, not one failure; a pool sees no error."""
     with App("--workers", "2", program=ECHO).ready() as app:
@@ -208,6 +208,7 @@ async def test_p16_reloads_under_load() -> None:
         assert "ERROR" not in app.text()
 
 
+@pytest.mark.slow
 async def test_p6_kills_under_load() -> None:
     """P6: only connections of the killed worker break."""
     with App("--workers", "2", program=ECHO).ready() as app:
@@ -225,6 +226,7 @@ async def test_p6_kills_under_load() -> None:
         assert app.stop()[0] == 0
 
 
+@pytest.mark.slow
 async def test_p14_p16_a_stop_under_load() -> None:
     """P14, P16: whatever was made is answered; connections that come later are refused."""
     with App("--workers", "2", program=ECHO).ready() as app:
@@ -295,7 +297,7 @@ def test_a_reload_takes_new_code_addresses_and_settings(tmp_path: Path) -> None:
         assert app.stop()[0] == 0
 
 
-@pytest.mark.time_limit(900 if LONG else 60)
+@pytest.mark.time_limit(900 if LONG else 300)
 async def test_p19_workers_are_replaced_after_max_requests() -> None:
     """P19: the successor is ready first; nobody notices."""
     with App("--workers", "2", "--max-requests", "300", program=ECHO).ready() as app:
