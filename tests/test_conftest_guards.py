@@ -297,6 +297,23 @@ def test_a_forgotten_coroutine_is_a_failure(run: Run) -> None:
     result.stdout.fnmatch_lines(["*coroutine 'sleep' was never awaited*"])
 
 
+def test_a_job_in_a_thread_may_end_after_its_test(run: Run) -> None:
+    """As the lookup of a name that was cancelled: what it has open is not left."""
+    run("""
+import socket, threading, time
+
+def job(started):
+    with socket.socket():
+        started.set()
+        time.sleep(0.3)
+
+async def test_nobody_waits():
+    started = threading.Event()
+    asyncio.get_running_loop().run_in_executor(None, job, started)
+    assert started.wait(20)
+""").assert_outcomes(passed=FLAVOURS)
+
+
 def test_only_the_guilty_test_fails(run: Run) -> None:
     result = run("""
 import socket
