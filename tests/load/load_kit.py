@@ -20,6 +20,8 @@ LIMIT = 40
 
 #: A loaded machine must not make a test fail: it is not what these tests are about.
 LENIENT = load.Limits(lateness=30.0, loop_lag=30.0, cpu=1000.0)
+#: The same for the command.
+LENIENT_OPTIONS = ("--max-lateness=30s", "--max-loop-lag=30s", "--max-cpu=1000")
 
 
 @asynccontextmanager
@@ -49,7 +51,7 @@ def load_command(*arguments: str) -> list[str]:
 
 def run_load(*arguments: str, lenient: bool = True) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end."""
-    limits = ["--max-lateness=30s", "--max-loop-lag=30s", "--max-cpu=1000"] if lenient else []
+    limits = LENIENT_OPTIONS if lenient else ()
     return subprocess.run(
         load_command(*arguments, *limits),
         cwd=ROOT,

@@ -43,10 +43,17 @@ async def test_l1_l9_workers_send_the_plan_together() -> None:
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_closed_loop_is_split_as_well() -> None:
+    stop = load.Stop()
+
+    def watch(interval: Interval, totals: Totals) -> None:
+        if totals.counts.ok >= 15 and len(totals.workers) == 2:
+            stop.request()
+
     with echo_process() as (url, _):
-        result = await load.run(plan(url, in_flight=3, think=0.1, duration=0.95, workers=2))
+        split = plan(url, in_flight=3, think=0.1, duration=50, workers=2, interval=0.1)
+        result = await load.run(split, stop=stop, watch=watch)
     assert result.counts.balanced
-    assert 15 <= result.counts.ok <= 30
+    assert 15 <= result.counts.ok <= 3 * (result.elapsed / 0.1 + 1)
 
 
 class Scripted:
