@@ -306,7 +306,8 @@ async def test_without_keys_a_late_reply_never_reaches_the_next_request_i36(
         async with endpoint(server.address, Plain, local_addr=local) as client:
             if how == "time-out":
                 with pytest.raises(RequestTimeout):
-                    await client.request(b"first", timeout=0.5)
+                    # For as long again the next one waits: a busy machine needs some of it.
+                    await client.request(b"first", timeout=1.5)
             else:
                 task = asyncio.create_task(client.request(b"first", timeout=10.0))
                 await turns()
@@ -396,12 +397,12 @@ async def test_the_deadline_is_for_all_tries_u3() -> None:
         async with endpoint(server.address, Patient, protocol=Quick) as client:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            with pytest.raises(RequestTimeout, match=r"within 0.1 s \(\d+ tries\)"):
-                await client.request(b"?", timeout=0.1)
-            assert 0.095 <= loop.time() - began < 5
+            with pytest.raises(RequestTimeout, match=r"within 0.4 s \(\d+ tries\)"):
+                await client.request(b"?", timeout=0.4)
+            assert 0.395 <= loop.time() - began < 5
             tries = {(await server.receive())[0] for _ in range(numbers(client)["sent"])}
             assert len(tries) == 1
-            assert 2 <= numbers(client)["sent"] <= 12
+            assert 2 <= numbers(client)["sent"] <= 42
 
 
 async def test_the_policy_limits_the_tries_u3() -> None:
