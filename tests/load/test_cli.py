@@ -244,8 +244,7 @@ def test_l18_ctrl_c_again_and_again_does_not_cost_the_report(tmp_path: Path) -> 
         with process:
             assert process.stderr is not None
             process.stderr.readline()
-            while not file.exists():
-                assert process.poll() is None
+            while process.poll() is None and not file.exists():
                 process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, errors
