@@ -50,8 +50,7 @@ class Entry:
         users: leases now; more than one only if it is shared.
         exclusive: its only lease is one that may not be shared.
         sealed: nobody may join it any more.
-        begin: its ``begin_request``, if its ``begins_requests`` says that there is one that does
-            so: see ``SharedLeases.borrow``.
+        begin: its ``begins_requests``, if it has what begins them: see ``SharedLeases.borrow``.
         announced: the pool's users were told that it is open.
         measured: a lease of it has begun that is measured or observed.
         kept: a lease of it was kept beyond its block.
@@ -102,11 +101,11 @@ def _has(connection: Any, name: str) -> bool:
 
 def _begin_of(connection: Any) -> Callable[..., Any] | None:
     try:
-        begin: Callable[..., Any] = connection.begin_request
         _ = connection.end_request  # without it nobody could stop to wait
         # Not that of another connection which this one stands for: it may add to request().
-        own = begin.__self__ is connection  # type: ignore[attr-defined]
-        return begin if own and connection.begins_requests is True else None
+        _ = type(connection).begins_requests
+        begin: Callable[..., Any] | None = connection.begins_requests
+        return begin if callable(begin) else None
     except Exception:  # noqa: BLE001 - it has none, or one that fails
         return None
 

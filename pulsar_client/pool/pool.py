@@ -198,7 +198,7 @@ class Pool(EventHandler):
         """The event of that name, or None if this object has no such event."""
         event = super().event(name)
         if event is not None:
-            self._leases.observed = True
+            self._leases.observe()
         return event
 
     def stats(self) -> PoolStats:

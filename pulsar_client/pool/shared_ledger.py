@@ -35,6 +35,9 @@ class SharedLedger(Ledger):
         self.share = share
         # Leased connections that another may join.
         self.roomy: dict[Entry, None] = {}
+        # The first of them, while there is nothing else to look at: it begins requests itself, and
+        # nobody waits.
+        self.ready: Entry | None = None
         # Leased connections that nobody joins any more, for one who wants to be alone.
         self.reserved: dict[Entry, None] = {}
         # Those who want to be alone, in order, with their deadlines.
@@ -92,6 +95,7 @@ class SharedLedger(Ledger):
         self, waiter: Waiter, deadline: float, first: bool = False, exclusive: bool = False
     ) -> bool:
         """Join one of the queues: of those who share, or of those who want to be alone."""
+        self.ready = None
         if not exclusive:
             return super().wait(waiter, deadline, first)
         self._loners[waiter] = deadline
@@ -164,7 +168,7 @@ class SharedLedger(Ledger):
     def seal(self, entry: Entry) -> None:
         """Let nobody join a connection any more: it is closed when its last user leaves."""
         entry.sealed = True
-        self.roomy.pop(entry, None)
+        self.bar(entry)
         if entry in self.reserved:
             del self.reserved[entry]
             self._reserve()
@@ -194,7 +198,7 @@ class SharedLedger(Ledger):
                 self._join(entry)
                 waiter.set_result(entry)
         if entry.users == 0:
-            self.roomy.pop(entry, None)
+            self.bar(entry)
             entry.state = IDLE
             self.shelf.append(entry)
         elif entry.users < self.share:
@@ -211,7 +215,7 @@ class SharedLedger(Ledger):
         if self.waiters or self._loners or self.reserved or entry.exclusive or entry.sealed:
             return False
         entry.users = 0
-        self.roomy.pop(entry, None)
+        self.bar(entry)
         entry.state = IDLE
         self.shelf.append(entry)
         return True
@@ -220,7 +224,7 @@ class SharedLedger(Ledger):
         """Keep an unused connection that is too old, and that nobody shall join."""
         aside = super().put_aside(entry)
         if aside:
-            self.roomy.pop(entry, None)
+            self.bar(entry)
         return aside
 
     # Connections that end
@@ -236,13 +240,19 @@ class SharedLedger(Ledger):
         self._leave_sharing(entry)
 
     def _leave_sharing(self, entry: Entry) -> None:
-        self.roomy.pop(entry, None)
+        self.bar(entry)
         if entry.exclusive:
             entry.exclusive = False
             self._exclusive -= 1
         self.reserved.pop(entry, None)
         if self._loners:
             self._reserve()
+
+    def bar(self, entry: Entry) -> None:
+        """Let nobody join a connection, whether or not somebody could before."""
+        self.roomy.pop(entry, None)
+        if entry is self.ready:
+            self.ready = None
 
     # Inside
 
@@ -251,10 +261,10 @@ class SharedLedger(Ledger):
         if entry.users < self.share:
             self.roomy[entry] = None
         else:
-            self.roomy.pop(entry, None)
+            self.bar(entry)
 
     def _seclude(self, entry: Entry) -> None:
-        self.roomy.pop(entry, None)
+        self.bar(entry)
         entry.users = 1
         entry.exclusive = True
         self._exclusive += 1
@@ -302,5 +312,6 @@ class SharedLedger(Ledger):
             if len(shared) < min(2, self.max_size):
                 return  # the last that is shared stays so
             chosen = min(shared, key=lambda entry: entry.users)
-            self.roomy.pop(chosen, None)
+            self.bar(chosen)
+            self.ready = None
             self.reserved[chosen] = None

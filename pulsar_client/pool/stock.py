@@ -9,6 +9,7 @@ here.  It needs of a connection ``closed`` and ``close()``, and uses where prese
 import asyncio
 import logging
 import os
+import time
 from asyncio import get_running_loop
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -134,7 +135,7 @@ class Stock:
         if self.loop is None:
             self._pid = os.getpid()
             self.loop = loop
-            self.time = loop.time
+            self.time = _clock(loop)
             self._is_running = loop.is_running
             self._thread = get_ident()
             _bound.add(self)
@@ -185,6 +186,10 @@ class Stock:
     def look_closely(self) -> None:
         """From now on there is more to look at in a lease than the connection itself."""
         self.short = self.plain = False
+
+    def observe(self) -> None:
+        """Tell somebody of each lease from now on."""
+        self.observed = True
 
     # New connections
 
@@ -360,6 +365,13 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
+
+
+def _clock(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The clock of a loop; asyncio's own without the Python call around it."""
+    if getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time:
+        return time.monotonic
+    return loop.time
 
 
 def _no_time() -> float:

@@ -204,17 +204,23 @@ class Connection(ConsumerFeed):
             raise
 
     @property
-    def begins_requests(self) -> bool:
-        """True unless consumers share a pipeline, there is another :meth:`request` or
-        :attr:`is_shareable` than that of this class, or it was pipelined and is upgraded.
+    def begins_requests(
+        self,
+    ) -> "Callable[[Any, float | None], asyncio.Future[Any] | None] | None":
+        """What does as :meth:`begin_request` does, for whoever calls it often.
 
-        To be looked at once, before :meth:`begin_request`, which does not look for all of that.
+        None where consumers share a pipeline, there is another :meth:`request` or
+        :attr:`is_shareable` than that of this class, or it was pipelined and is upgraded; which is
+        not looked for at each request.
         """
         # Not by way of vars(): from then on Python 3.11 finds each attribute less quickly.
         own = getattr(self.request, "__func__", None) is _REQUEST
         if not own or type(self).is_shareable is not Connection.is_shareable:
-            return False
-        return self._messages is not None or (self._pipeline is None and self._begins)
+            return None
+        if self._messages is None:
+            return self.begin_request if self._pipeline is None and self._begins else None
+        same = type(self).begin_request is Connection.begin_request
+        return self._messages.begin_request if same else self.begin_request
 
     def begin_request(self, message: Any, timeout: float | None) -> "asyncio.Future[Any] | None":
         """Make a request of which nothing is needed but the future of its reply.
@@ -237,30 +243,16 @@ class Connection(ConsumerFeed):
                 there is no transport.
             Exception: what the codec raised.
         """
-        messages, producer = self._messages, self.producer
-        if messages is None:
-            if self._pipeline is not None or not self._begins:
-                return None
-            waiter: asyncio.Future[Any] = get_running_loop().create_future()
-            consumer = self.current_consumer()
-            consumer.begin(message, waiter)
-            if timeout is not None and not waiter.done():
-                self.expire_later(consumer, timeout)
-            return waiter
-        transport = self._transport
-        if (
-            self._closing
-            or self._last_request
-            or self._upgraded
-            or transport is None
-            or transport.is_closing()
-            or (producer is not None and producer._many_times is not None)
-        ):
+        if self._messages is not None:
+            return self._messages.begin_request(message, timeout)
+        if self._pipeline is not None or not self._begins:
             return None
-        self._requests_processed += 1
-        if producer is not None:
-            producer.request_started()
-        return messages.begin(message, timeout)
+        waiter: asyncio.Future[Any] = get_running_loop().create_future()
+        consumer = self.current_consumer()
+        consumer.begin(message, waiter)
+        if timeout is not None and not waiter.done():
+            self.expire_later(consumer, timeout)
+        return waiter
 
     def end_request(self, waiter: "asyncio.Future[Any]", request: Any) -> None:
         """Nobody waits for a request any more: the wait was cancelled, or is over.

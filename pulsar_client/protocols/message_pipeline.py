@@ -117,18 +117,37 @@ class MessagePipeline:
 
     # The way of a request
 
-    def begin(self, message: Any, timeout: float | None = None) -> "asyncio.Future[Any]":
-        """Make a request; the future gets its reply.
+    def begin_request(self, message: Any, timeout: float | None) -> "asyncio.Future[Any] | None":
+        """Make a request of which nothing is needed but the future of its reply.
+
+        This is ``Connection.begin_request()`` where there is a codec, for a call less.
 
         Args:
             message: for the codec.
             timeout: seconds after which the future gets a ``RequestTimeout``.
 
+        Returns:
+            The future; None, and nothing is made, where somebody listens to the events of
+            requests, or the connection takes no more of them.
+
         Raises:
             Exception: what the codec raised.
         """
-        data = self._encode(message)
         connection = self._connection
+        transport, producer = connection._transport, connection.producer
+        if (
+            connection._closing
+            or connection._last_request
+            or connection._upgraded
+            or transport is None
+            or transport.is_closing()
+            or (producer is not None and producer._many_times is not None)
+        ):
+            return None
+        connection._requests_processed += 1
+        if producer is not None:
+            producer.request_started()
+        data = self._encode(message)
         waiter: asyncio.Future[Any] = Future(loop=connection._loop)
         if (
             self._waiting
@@ -329,7 +348,7 @@ class MessagePipeline:
                 waiter = in_flight.popleft()
                 if waiter.done() and waiter.__class__ is not _Listened:
                     continue  # nobody gets it
-                if isinstance(reply, Exception):
+                if reply.__class__ is not bytes and isinstance(reply, Exception):
                     waiter.set_exception(reply)
                     waiter.exception()  # a task cancelled in this turn is not owed a log line
                 else:

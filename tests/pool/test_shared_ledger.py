@@ -423,9 +423,7 @@ def test_any_sequence_of_steps() -> None:
 class Begins:
     """Has all that is needed to begin a request on it without a look before."""
 
-    begins_requests: Any = True
-
-    def begin_request(self) -> None:
+    def begins_requests(self) -> None:
         """Begin."""
 
     def end_request(self) -> None:

@@ -10,13 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pool_kit import Source, Watched, at_rest, task, turns, virtual
 
-from pulsar_client import Pool
+from pulsar_client import AbstractClient, Pool
+from pulsar_client.pool.ledger import LEASED
 
 
 class Begun(Watched):
     """Begins requests, and says itself when it takes none, as a connection with a codec does."""
 
-    begins_requests = True
+    def __init__(self, number: int = 0) -> None:
+        super().__init__(number)
+        self.asked: list[asyncio.Future[None]] = []
+
+    @property
+    def begins_requests(self) -> Any:
+        return self.begin_request
 
     @property
     def is_shareable(self) -> bool:
@@ -26,8 +33,21 @@ class Begun(Watched):
     def is_reusable(self) -> bool:  # type: ignore[override]
         return not self.closed
 
-    def begin_request(self) -> bool | None:
-        return None if self.closed else True
+    def begin_request(self, message: object, timeout: float | None) -> Any:
+        if self.closed:
+            return None
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.asked.append(waiter)
+        return waiter
+
+    def end_request(self, waiter: Any, request: Any) -> None:
+        waiter.cancel()
+
+    def die(self) -> None:
+        for waiter in self.asked:
+            if not waiter.done():
+                waiter.set_exception(ConnectionResetError("lost"))
+        super().die()
 
 
 class Twin:
@@ -35,16 +55,32 @@ class Twin:
 
     def __init__(self, size: int, share: int, *, short: bool) -> None:
         self.pool = Pool(Source(Begun), size, share=share, timeout=None)
+        self.pool._ledger.leases = 50  # soon one is measured
         if not short:
             self.pool._leases.look_closely()
+        self.client = AbstractClient()
+        self.client.pool = self.pool
         self.borrowed: list[Any] = []
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[Any]] = []
         self.ends: list[asyncio.Event] = []
 
+    def request(self) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(self.client.request(b"x")))
+
+    def reply(self, number: int) -> None:
+        asked = [
+            waiter
+            for entry in self.pool._ledger.entries.values()
+            for waiter in entry.connection.asked
+            if not waiter.done()
+        ]
+        if asked:
+            asked[number % len(asked)].set_result(None)
+
     def borrow(self) -> None:
-        """What a client's request does."""
+        """What code does that makes its own requests."""
         entry = self.pool.borrow()
-        if entry is not None and entry.connection.begin_request() is None:
+        if entry is not None and entry.connection.closed:
             entry.owner.give_back(entry, False, False)
             entry = self.pool._leases.take_now()
         if entry is not None:
@@ -80,6 +116,12 @@ class Twin:
 
     def picture(self) -> Any:
         ledger: Any = self.pool._ledger
+        ready = ledger.ready
+        if ready is not None:
+            assert ready is next(iter(ledger.roomy))
+            assert ready.state == LEASED
+            assert 0 < ready.users < ledger.share
+            assert not any((ready.sealed, ready.exclusive, ledger.waiters, ledger.reserved))
         return (
             [
                 (entry.connection.number, entry.state, entry.users, entry.exclusive, entry.sealed)
@@ -88,7 +130,7 @@ class Twin:
             [entry.connection.number for entry in ledger.shelf],
             [entry.connection.number for entry in ledger.roomy],
             [entry.connection.number for entry in ledger.reserved],
-            (len(ledger.waiters), ledger.waiting, ledger.dialling, ledger.closing),
+            (len(ledger.waiters), ledger.waiting, ledger.dialling, ledger.closing, ledger.leases),
             [entry.connection.number for entry in self.borrowed],
             [task.done() for task in self.tasks],
         )
@@ -106,7 +148,10 @@ class Twin:
 NUMBERS = st.integers(0, 11)
 CALLS = st.one_of(
     st.tuples(st.just("borrow")),
-    st.tuples(st.just("borrow")),
+    st.tuples(st.just("request")),
+    st.tuples(st.just("request")),
+    st.tuples(st.just("reply"), NUMBERS),
+    st.tuples(st.just("reply"), NUMBERS),
     st.tuples(st.just("give_back"), NUMBERS, st.just(False)),
     st.tuples(st.just("give_back"), NUMBERS, st.booleans()),
     st.tuples(st.just("connect"), st.just(False)),
@@ -122,6 +167,23 @@ CALLS = st.one_of(
     size=2,
     share=2,
     calls=[("borrow",), ("connect", True), ("turns", 1), ("give_back", 0, False)],
+)
+@example(  # one is reserved, and another has room
+    size=3,
+    share=3,
+    calls=[
+        *[("request",)] * 3,
+        ("turns", 1),
+        *[("connect", False)] * 4,
+        ("turns", 6),
+        ("turns", 6),
+        ("connect", True),
+        ("turns", 1),
+        *[("reply", 0)] * 2,
+        ("turns", 6),
+        ("request",),
+        ("turns", 1),
+    ],
 )
 @settings(max_examples=600, deadline=None)
 @given(
