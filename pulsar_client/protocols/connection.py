@@ -17,7 +17,8 @@ from pulsar_client.protocols.answer_line import AnswerLine
 from pulsar_client.protocols.codec import checked_codec
 from pulsar_client.protocols.consumer_feed import ConsumerFeed
 from pulsar_client.protocols.deadlines import DeadlineQueue, Together
-from pulsar_client.protocols.message_pipeline import MessageConsumer, MessagePipeline
+from pulsar_client.protocols.message_consumer import MessageConsumer
+from pulsar_client.protocols.message_pipeline import MessagePipeline
 from pulsar_client.protocols.pipeline import Pipeline
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 from pulsar_client.protocols.unread import has_unread

@@ -14,49 +14,24 @@ This module knows nothing of pools, nor of what the bytes mean.
 import asyncio
 from asyncio import Future
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed, ProtocolError
 from pulsar_client.protocols.deadlines import Together
+from pulsar_client.protocols.message_consumer import ListenedRequest
 from pulsar_client.protocols.protocol import Protocol as StreamProtocol
 from pulsar_client.protocols.protocol_consumer import ProtocolConsumer
 
-__all__ = ["MessageConsumer", "MessagePipeline"]
+__all__ = ["MessagePipeline"]
 
 #: Bytes that leave at once, without waiting for more in this turn of the loop.
 _BATCH_LIMIT = 65536
+#: So many replies are always given out in one turn of the loop.
+_AT_ONCE = 3
 #: Requests that wait before it is looked whether they were given up.
 _FEW = 64
-
-
-class MessageConsumer(ProtocolConsumer):
-    """The exchange of one message, where its events or ``start`` are wanted."""
-
-
-class _Listened:
-    """Stands in the line for a request with a consumer, with what is used of a future.
-
-    It is ``done`` when nobody waits for it; its consumer still has to be told how it ended.
-    """
-
-    __slots__ = ("consumer",)
-
-    def __init__(self, consumer: ProtocolConsumer) -> None:
-        self.consumer = consumer
-
-    def done(self) -> bool:
-        waiter = self.consumer._waiter
-        return self.consumer._done or (waiter is not None and waiter.done())
-
-    def set_result(self, reply: object) -> None:
-        self.consumer.finished(reply)
-
-    def set_exception(self, exc: BaseException) -> None:
-        self.consumer.finished(exc=exc)
-
-    def exception(self) -> None:
-        return None
 
 
 class MessagePipeline:
@@ -85,6 +60,10 @@ class MessagePipeline:
         self._seconds = 0.0
         self._scheduled = False
         self._last_batch = 1
+        # Replies were given out, and those who got them have not asked again.
+        self._answered = False
+        # Gives others that have arrived with them, in the next turn.
+        self._held: Iterator[Any] | None = None
         self._waiting: deque[tuple[Any, bytes]] = deque()
         self._sweep_at = _FEW
         # Coroutine callbacks of their pre_request run.
@@ -119,8 +98,6 @@ class MessagePipeline:
 
     def begin_request(self, message: Any, timeout: float | None) -> "asyncio.Future[Any] | None":
         """Make a request of which nothing is needed but the future of its reply.
-
-        This is ``Connection.begin_request()`` where there is a codec, for a call less.
 
         Args:
             message: for the codec.
@@ -217,8 +194,11 @@ class MessagePipeline:
 
     def flush(self) -> None:
         """Hand the batch to the transport, in one call."""
-        batch = self._batch
         connection = self._connection
+        if self._held is not None and not connection._feeding:
+            self._give_rest()  # what has arrived is for those that were sent before
+        self._answered = False
+        batch = self._batch
         if self._timed:
             timed, self._timed = self._timed, Together()
             connection.expire_later(timed, self._seconds)
@@ -252,7 +232,7 @@ class MessagePipeline:
         prepared = self._preparing.pop(id(consumer), None)
         try:
             data = self._encode(consumer.request)
-            self._begin_later(_Listened(consumer), data)
+            self._begin_later(ListenedRequest(consumer), data)
         except Exception as exc:  # noqa: BLE001 - it is the request's exception
             consumer.finished(exc=exc)
             if prepared is not None:
@@ -332,21 +312,40 @@ class MessagePipeline:
     # Replies
 
     def feed(self, data: bytes) -> None:
-        """Give replies to those in flight, in order."""
+        """Give replies to those in flight, in order.
+
+        Where all that is in flight left together, and nobody else is about to ask, half of them
+        get theirs in the next turn of the loop: from then on there are two groups, and the peer
+        works for one while the tasks of the other have their turn.
+        """
+        if self._connection._closing:
+            return
+        sent = len(self._in_flight)
+        alone = self._last_batch >= sent and not (self._answered or self._batch)
+        self._answered = True
+        self._give_replies(data, sent // 2 if alone and sent > _AT_ONCE else None)
+
+    def _give_rest(self) -> None:
+        if self._held is not None and not self._connection._closing:
+            self._give_replies(b"", None)
+
+    def _give_replies(self, data: bytes, most: int | None) -> None:
+        """Give out the replies that are there, or so many of them now and the others later."""
         connection = self._connection
         codec = self._codec
         in_flight = self._in_flight
-        if connection._closing:
-            return
         before = len(in_flight)
         connection._feeding = True
         try:
-            codec.feed(data)
-            for reply in codec:
+            if data:
+                codec.feed(data)
+            replies = iter(codec) if self._held is None else chain(self._held, codec)
+            self._held = None
+            for reply in replies if most is None else islice(replies, most):
                 if not in_flight:
                     raise ProtocolError(f"{connection}: a reply that nobody asked for")
                 waiter = in_flight.popleft()
-                if waiter.done() and waiter.__class__ is not _Listened:
+                if waiter.done() and waiter.__class__ is not ListenedRequest:
                     continue  # nobody gets it
                 if reply.__class__ is not bytes and isinstance(reply, Exception):
                     waiter.set_exception(reply)
@@ -356,7 +355,10 @@ class MessagePipeline:
                 if connection._closing or (connection._upgraded and not in_flight):
                     break
             else:
-                if not in_flight and codec.pending:
+                if most is not None:
+                    self._held = replies
+                    connection._loop.call_soon(self._give_rest)
+                elif not in_flight and codec.pending:
                     raise ProtocolError(f"{connection}: {codec.pending} bytes nobody asked for")
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with the replies
             self._refuse(exc)
@@ -384,7 +386,7 @@ class MessagePipeline:
         if self._in_flight:
             # Its reply it was.
             waiter = self._in_flight.popleft()
-            if not waiter.done() or waiter.__class__ is _Listened:
+            if not waiter.done() or waiter.__class__ is ListenedRequest:
                 waiter.set_exception(exc)
                 waiter.exception()  # a task cancelled in this turn is not owed a log line
 
@@ -409,7 +411,7 @@ class MessagePipeline:
         waiting, self._waiting = self._waiting, deque()
         for waiter in (
             *(waiter for waiter, _ in waiting),
-            *map(_Listened, self._preparing.values()),
+            *map(ListenedRequest, self._preparing.values()),
         ):
             if not waiter.done():
                 why = f"{self._connection} takes no more requests"
@@ -429,11 +431,12 @@ class MessagePipeline:
         self._in_flight.clear()
         self._waiting.clear()
         self._preparing.clear()
+        self._held = None
         self._batch, self._chunks, self._timed = [], [], Together()
         cause = self._connection._lost_exc or self.failure
         for waiters, was in ((sent, True), (unsent, False)):
             for waiter in waiters:
-                if waiter.done() and waiter.__class__ is not _Listened:
+                if waiter.done() and waiter.__class__ is not ListenedRequest:
                     continue
                 when = "after (part of) it was sent" if was else "before any of it was sent"
                 closed = ConnectionClosed(
