@@ -60,8 +60,6 @@ class MessagePipeline:
         self._seconds = 0.0
         self._scheduled = False
         self._last_batch = 1
-        # Replies were given out, and those who got them have not asked again.
-        self._answered = False
         # Gives others that have arrived with them, in the next turn.
         self._held: Iterator[Any] | None = None
         self._waiting: deque[tuple[Any, bytes]] = deque()
@@ -151,8 +149,7 @@ class MessagePipeline:
                 # Nobody to share a system call with, neither now nor the last time.
                 self.flush()
             else:
-                self._scheduled = True
-                connection._loop.call_soon(self._flush_turn)
+                self._flush_later()
         elif size >= _BATCH_LIMIT:
             self.flush()
         return waiter
@@ -185,8 +182,11 @@ class MessagePipeline:
             if self._size >= _BATCH_LIMIT:
                 self.flush()
         if self._batch and not self._scheduled:
-            self._scheduled = True
-            connection._loop.call_soon(self._flush_turn)
+            self._flush_later()
+
+    def _flush_later(self) -> None:
+        self._scheduled = True
+        self._connection._loop.call_soon(self._flush_turn)
 
     def _flush_turn(self) -> None:
         self._scheduled = False
@@ -197,7 +197,6 @@ class MessagePipeline:
         connection = self._connection
         if self._held is not None and not connection._feeding:
             self._give_rest()  # what has arrived is for those that were sent before
-        self._answered = False
         batch = self._batch
         if self._timed:
             timed, self._timed = self._timed, Together()
@@ -321,9 +320,10 @@ class MessagePipeline:
         if self._connection._closing:
             return
         sent = len(self._in_flight)
-        alone = self._last_batch >= sent and not (self._answered or self._batch)
-        self._answered = True
+        alone = self._last_batch >= sent and not self._scheduled
         self._give_replies(data, sent // 2 if alone and sent > _AT_ONCE else None)
+        if sent > _AT_ONCE and not self._scheduled:
+            self._flush_later()  # they ask again now: not a turn later than that
 
     def _give_rest(self) -> None:
         if self._held is not None and not self._connection._closing:
