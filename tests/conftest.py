@@ -55,6 +55,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# A shell's background job ignores Ctrl-C, and so would each program that a test ends with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
