@@ -353,6 +353,8 @@ class _Inherited:
         raise self._stock.refusal()
 
 
+#: Not looked for when it is used: a test may have put another in its place.
+_LOOP_TIME = asyncio.BaseEventLoop.time
 #: Those that have a loop, to be told of a fork.
 _bound: WeakSet[Stock] = WeakSet()
 
@@ -369,7 +371,7 @@ if hasattr(os, "register_at_fork"):
 
 def _clock(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """The clock of a loop; asyncio's own without the Python call around it."""
-    if getattr(loop.time, "__func__", None) is asyncio.BaseEventLoop.time:
+    if getattr(loop.time, "__func__", None) is _LOOP_TIME:
         return time.monotonic
     return loop.time
 

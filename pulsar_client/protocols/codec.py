@@ -29,8 +29,6 @@ class Codec(Protocol):
     def __iter__(self) -> Iterator[Any]:
         """Give the replies that are complete, in order, until there is none.
 
-        More may be fed before the iterator has been asked for all of them.
-
         A reply that is an exception is raised to the caller; the connection goes on.  What the
         iteration itself raises closes the connection.
         """

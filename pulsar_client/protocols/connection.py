@@ -278,13 +278,15 @@ class Connection(ConsumerFeed):
 
     def _expire(self, request: Any, seconds: float) -> None:
         """The time of a request is over: its consumer's, its caller's future's, or of several."""
+        if self._messages is not None:
+            self._messages.give_rest()  # it is not late for what has arrived
         if isinstance(request, Together):
             for one in request:
                 self._expire(one, seconds)
             return
         waiter: Any = request._waiter if isinstance(request, ProtocolConsumer) else request
-        if waiter.done():
-            return  # it was cancelled before
+        if waiter is None or waiter.done():
+            return  # it was cancelled before, or has its reply
         what = f"{self}: a request" if waiter is request else f"{request!r}"
         waiter.set_exception(RequestTimeout(f"{what} had no reply within {seconds} s"))
         waiter.exception()  # a task cancelled in this turn is not owed a log line

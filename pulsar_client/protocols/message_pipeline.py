@@ -15,7 +15,7 @@ import asyncio
 from asyncio import Future
 from collections import deque
 from collections.abc import Awaitable, Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from pulsar_client.exceptions import AbortRequest, ConnectionClosed, ProtocolError
@@ -60,8 +60,8 @@ class MessagePipeline:
         self._seconds = 0.0
         self._scheduled = False
         self._last_batch = 1
-        # Gives others that have arrived with them, in the next turn.
-        self._held: Iterator[Any] | None = None
+        # Gives others that have arrived with them, in the next turn; and to how many requests.
+        self._held: tuple[Iterator[Any], int] | None = None
         self._waiting: deque[tuple[Any, bytes]] = deque()
         self._sweep_at = _FEW
         # Coroutine callbacks of their pre_request run.
@@ -145,12 +145,13 @@ class MessagePipeline:
                 connection.expire_later(waiter, timeout)
         size = self._size = self._size + len(data)
         if not self._scheduled:
-            if not self._in_flight and self._last_batch == 1 and len(self._batch) == 1:
+            alone = not self._in_flight and self._last_batch == 1 and len(self._batch) == 1
+            if alone and not connection._feeding:
                 # Nobody to share a system call with, neither now nor the last time.
                 self.flush()
             else:
                 self._flush_later()
-        elif size >= _BATCH_LIMIT:
+        elif size >= _BATCH_LIMIT and not connection._feeding:
             self.flush()
         return waiter
 
@@ -179,7 +180,7 @@ class MessagePipeline:
             self._batch.append(waiter)
             self._chunks.append(data)
             self._size += len(data)
-            if self._size >= _BATCH_LIMIT:
+            if self._size >= _BATCH_LIMIT and not connection._feeding:
                 self.flush()
         if self._batch and not self._scheduled:
             self._flush_later()
@@ -195,8 +196,7 @@ class MessagePipeline:
     def flush(self) -> None:
         """Hand the batch to the transport, in one call."""
         connection = self._connection
-        if self._held is not None and not connection._feeding:
-            self._give_rest()  # what has arrived is for those that were sent before
+        self.give_rest()  # what has arrived is for those that were sent before
         batch = self._batch
         if self._timed:
             timed, self._timed = self._timed, Together()
@@ -314,36 +314,38 @@ class MessagePipeline:
         """Give replies to those in flight, in order.
 
         Where all that is in flight left together, and nobody else is about to ask, half of them
-        get theirs in the next turn of the loop: from then on there are two groups, and the peer
-        works for one while the tasks of the other have their turn.
+        get theirs in the next turn: the peer works for one half while the other has its turn.
         """
-        if self._connection._closing:
-            return
-        sent = len(self._in_flight)
-        alone = self._last_batch >= sent and not self._scheduled
-        self._give_replies(data, sent // 2 if alone and sent > _AT_ONCE else None)
-        if sent > _AT_ONCE and not self._scheduled:
-            self._flush_later()  # they ask again now: not a turn later than that
+        self.give_rest()
+        if self._connection._pipeline is not self:  # upgraded, and that was the last reply
+            self._connection._feed(data)
+        elif not self._connection._closing:
+            sent = len(self._in_flight)
+            alone = self._last_batch >= sent and not self._scheduled
+            self._give_replies(data, sent // 2 if alone and sent > _AT_ONCE else None)
+            if sent > _AT_ONCE and not self._scheduled:
+                self._flush_later()  # they ask again now: not a turn later than that
 
-    def _give_rest(self) -> None:
+    def give_rest(self) -> None:
+        """Give out what has arrived and was left for the next turn."""
         if self._held is not None and not self._connection._closing:
             self._give_replies(b"", None)
 
     def _give_replies(self, data: bytes, most: int | None) -> None:
         """Give out the replies that are there, or so many of them now and the others later."""
-        connection = self._connection
-        codec = self._codec
-        in_flight = self._in_flight
-        before = len(in_flight)
+        connection, codec, in_flight = self._connection, self._codec, self._in_flight
+        before = due = 0
         connection._feeding = True
         try:
             if data:
                 codec.feed(data)
-            replies = iter(codec) if self._held is None else chain(self._held, codec)
-            self._held = None
+            # What a callback sends meanwhile has no reply here.
+            replies, due = self._held or (iter(codec), len(in_flight))
+            before, self._held = due, None
             for reply in replies if most is None else islice(replies, most):
-                if not in_flight:
+                if not due:
                     raise ProtocolError(f"{connection}: a reply that nobody asked for")
+                due -= 1
                 waiter = in_flight.popleft()
                 if waiter.done() and waiter.__class__ is not ListenedRequest:
                     continue  # nobody gets it
@@ -356,15 +358,15 @@ class MessagePipeline:
                     break
             else:
                 if most is not None:
-                    self._held = replies
-                    connection._loop.call_soon(self._give_rest)
-                elif not in_flight and codec.pending:
+                    self._held = replies, due
+                    connection._loop.call_soon(self.give_rest)
+                elif not due and codec.pending:
                     raise ProtocolError(f"{connection}: {codec.pending} bytes nobody asked for")
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with the replies
             self._refuse(exc)
         finally:
             connection._feeding = False
-        self._after_feeding(len(in_flight) != before)
+        self._after_feeding(due != before)
 
     def _after_feeding(self, replied: bool) -> None:
         if self._given_up and replied:
@@ -408,11 +410,9 @@ class MessagePipeline:
 
     def upgrade(self) -> None:
         """Another protocol comes behind what is in flight; those that wait can't be made."""
-        waiting, self._waiting = self._waiting, deque()
-        for waiter in (
-            *(waiter for waiter, _ in waiting),
-            *map(ListenedRequest, self._preparing.values()),
-        ):
+        waiting = [waiter for waiter, _ in self._waiting]
+        self._waiting.clear()
+        for waiter in (*waiting, *map(ListenedRequest, self._preparing.values())):
             if not waiter.done():
                 why = f"{self._connection} takes no more requests"
                 waiter.set_exception(ConnectionClosed(why, sent=False))

@@ -858,6 +858,21 @@ async def test_i34_only_the_loops_clock_counts(monkeypatch: pytest.MonkeyPatch) 
     await pool.close()
 
 
+def test_i34_a_clock_that_was_put_in_the_place_of_asyncios_own_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        pool = Pool(Source(Watched), 1)
+        async with pool.connect():
+            assert pool._leases.time() == asyncio.get_running_loop().time()
+        await pool.close()
+
+    real = asyncio.BaseEventLoop.time
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: real(loop) // 1000 * 1000)
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(run())
+
+
 @virtual
 async def test_nothing_is_logged_of_a_healthy_life(caplog: pytest.LogCaptureFixture) -> None:
     async def fine(connection: Any) -> None:

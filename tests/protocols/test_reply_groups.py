@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 from line_codec import LineCodec
-from protocol_kit import lost, turns
+from protocol_kit import Line, lost, turns
 
-from pulsar_client import Connection, ConnectionClosed, DelimitedDecoder, Protocol, ProtocolError
-from pulsar_client.testing import memory_pair
+from pulsar_client import (
+    Connection,
+    ConnectionClosed,
+    DelimitedDecoder,
+    Producer,
+    Protocol,
+    ProtocolError,
+)
+from pulsar_client.testing import VirtualClockLoop, memory_pair
 
 
 class Scripted(Protocol):
@@ -46,8 +53,10 @@ class Long(LineCodec):
 
 
 @asynccontextmanager
-async def joined(codec: Any = LineCodec) -> AsyncIterator[tuple[Connection, Scripted]]:
-    near, far = Connection(codec=codec, pipeline=1000), Scripted()
+async def joined(
+    codec: Any = LineCodec, producer: Producer | None = None
+) -> AsyncIterator[tuple[Connection, Scripted]]:
+    near, far = Connection(codec=codec, pipeline=1000, producer=producer), Scripted()
     memory_pair(near, far)
     await turns()
     waiters = ask(near, 3)  # the very first would leave alone
@@ -235,3 +244,144 @@ async def test_a_codec_that_gives_a_list_loses_nothing_in_between() -> None:
             await turns()
             near.data_received(lines[9] + b"\n")
             assert [waiter.result() for waiter in waiters] == lines
+
+
+@pytest.mark.parametrize("listened", [False, True])
+def test_what_arrives_in_the_turn_of_a_deadline_is_not_late(listened: bool) -> None:
+    """As after a turn that took long: what is there to be read is read before timers end."""
+    seen: list[object] = []
+
+    async def run() -> None:
+        producer, loop = Producer(), asyncio.get_running_loop()
+        async with joined(producer=producer) as (near, _):
+            if listened:
+                producer.event("post_request").bind(lambda *args, **kw: seen.append(args))  # type: ignore[union-attr]
+            replies = b"".join(b"%d\n" % number for number in range(10))
+            # In the turn of the deadlines, and before they are looked at.
+            loop.call_later(1.0, near.data_received, replies)
+            ends = await asyncio.gather(
+                *(near.request(b"%d" % number, 1.0) for number in range(10)),
+                return_exceptions=True,
+            )
+            assert ends == [b"%d" % number for number in range(10)]
+            assert near.is_reusable
+
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(run())
+    assert len(seen) == 10 * listened
+
+
+class Parsing:
+    """A codec that finds the replies, and what is none, when it is fed."""
+
+    def __init__(self) -> None:
+        self._lines = LineCodec()
+        self._found: list[bytes] = []
+
+    @property
+    def pending(self) -> int:
+        return self._lines.pending
+
+    def encode(self, message: Any) -> bytes:
+        return self._lines.encode(message)
+
+    def feed(self, data: bytes) -> None:
+        self._lines.feed(data)
+        for line in self._lines:
+            if line == b"bad":
+                raise ValueError(line)
+            self._found.append(line)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._found:
+            yield self._found.pop(0)
+
+
+async def test_what_is_wrong_behind_replies_does_not_cost_those_that_have_arrived() -> None:
+    async with joined(Parsing) as (near, _):
+        waiters = ask(near, 10)
+        await turns()
+        near.data_received(b"".join(b"%d\n" % number for number in range(8)))
+        assert sum(waiter.done() for waiter in waiters) == 5
+        near.data_received(b"bad\n")
+        ends = await asyncio.gather(*waiters, return_exceptions=True)
+        assert ends[:8] == [b"%d" % number for number in range(8)]
+        assert isinstance(ends[8], ProtocolError)
+        assert isinstance(ends[9], ConnectionClosed)
+
+
+@pytest.mark.parametrize("lines", [LEAVES_AT_ONCE[:1], LEAVES_AT_ONCE])
+async def test_what_a_callback_asks_is_not_answered_by_what_had_arrived(
+    lines: list[bytes],
+) -> None:
+    """I16: a request that a reply makes is sent when all that came with the reply is given out."""
+    asked: list[Any] = []
+    async with joined(Long) as (near, far):
+        alone = ask(near, 1)
+        await turns()
+        far.answer()
+        await asyncio.gather(*alone)
+        consumer = near.current_consumer()
+        consumer.on_finished.bind(
+            lambda *args, **kw: asked.extend(near.begin_request(line, None) for line in lines)
+        )
+        consumer.start(b"first")
+        await turns()
+        near.data_received(b"first\nunasked\n")
+        for end in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(end, ConnectionClosed)
+            assert not end.sent
+            assert isinstance(end.__cause__, ProtocolError)
+    assert len(asked) == len(lines)
+
+
+@pytest.mark.parametrize("others", [0, 9])
+@pytest.mark.parametrize("more", [b"unasked\n", b"unasked"])
+async def test_nor_is_what_it_sends_at_once(others: int, more: bytes) -> None:
+    """I16: whoever gets the transport from a callback comes behind what was asked before."""
+    asked: list[Any] = []
+
+    def callback(*args: object, **kw: object) -> None:
+        asked.append(near.begin_request(b"second", None))
+        assert near.transport is not None
+
+    async with joined() as (near, far):
+        consumer = near.current_consumer()
+        consumer.on_finished.bind(callback)
+        consumer.start(b"first")
+        waiters = ask(near, others)
+        await turns()
+        near.data_received(b"".join(line + b"\n" for line in far.take()) + more)
+        (end,) = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(end, ConnectionClosed | ProtocolError)
+        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(others)]
+
+
+async def test_an_upgrade_between_the_two_turns_comes_behind_the_rest() -> None:
+    async with joined() as (near, far):
+        waiters = ask(near, 10)
+        await turns()
+        near.data_received(b"".join(line + b"\n" for line in far.take()))
+        assert sum(waiter.done() for waiter in waiters) == 5
+        near.upgrade(Listening)
+        near.data_received(b"behind")
+        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(10)]
+        consumer = near.current_consumer()
+        assert isinstance(consumer, Listening)
+        assert consumer.heard == [b"behind"]
+
+
+class Listening(Line):
+    """What comes behind the upgrade."""
+
+    def connection_made(self, connection: Any) -> None:
+        super().connection_made(connection)
+        self.heard: list[bytes] = []
+        self.start()
+
+    def start_request(self) -> None:
+        pass
+
+    def data_received(self, data: bytes) -> bytes:
+        self.heard.append(data)
+        return b""
