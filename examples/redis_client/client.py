@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from examples.redis_client.commands import Commands, Key
 from examples.redis_client.exclusive import Exclusive
 from examples.redis_client.protocol import RedisError, RespCodec, Value, Words, decoded
-from examples.redis_client.special import check_shareable, is_harmless
+from examples.redis_client.special import check_shareable
 from examples.redis_client.subscription import Listener, Message
 from examples.redis_client.transaction import Transaction
 from pulsar_client import AbstractClient, Connection, ConnectionClosed, Pool
@@ -150,8 +150,7 @@ class Redis(Commands, AbstractClient):
             TypeError: a word is of another type.
             ValueError: the command needs a connection of its own, see :meth:`exclusive`.
         """
-        if not (words and words[0].__class__ is str and is_harmless(words[0])):
-            check_shareable(words)
+        check_shareable(words)
         reply = self.request(words, timeout=self.timeout)
         return _decoded(reply) if self.decode_responses else reply
 

@@ -12,7 +12,6 @@ __all__ = [
     "OPENS",
     "check_shareable",
     "check_transactional",
-    "is_harmless",
     "name_of",
 ]
 
@@ -47,6 +46,8 @@ def check_shareable(words: Words) -> None:
     Raises:
         ValueError: the command needs a connection of its own.
     """
+    if words and words[0].__class__ is str and _is_harmless(words[0]):
+        return
     name = name_of(words)
     if name in _SUSPECT and (name not in CLIENT or name_of(words[1:]) in _TELLS):
         raise ValueError(
@@ -56,7 +57,7 @@ def check_shareable(words: Words) -> None:
 
 
 @lru_cache(maxsize=1000)
-def is_harmless(name: str) -> bool:
+def _is_harmless(name: str) -> bool:
     """The command may be sent by anybody, whatever follows; however it is spelled."""
     return name.upper() not in _SUSPECT
 
