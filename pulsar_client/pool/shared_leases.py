@@ -108,15 +108,12 @@ class SharedLeases(Leases):
             if entry.begin is not None:
                 shelf.pop()
                 entry.state = LEASED
-                ledger.roomy[entry] = None
         if entry.begin is None:
             return self.take_now()
         ledger.leases += 1
         entry.uses += 1
-        users = entry.users = entry.users + 1
-        if users == ledger.share:
-            ledger.bar(entry)
-        elif not ledger.waiters and not ledger.reserved:
+        ledger.join(entry)
+        if entry.users < ledger.share and not ledger.waiters and not ledger.reserved:
             ledger.ready = entry
         return entry
 

@@ -70,17 +70,17 @@ class SharedLedger(Ledger):
         """Join a connection that has room, else take an idle one; None if there is neither."""
         for entry in self.roomy:
             self.leases += 1
-            self._join(entry)
+            self.join(entry)
             return entry
         found = super().take_idle()
         if found is not None:
-            self._join(found)
+            self.join(found)
         return found
 
     def take_entry(self, entry: Entry) -> None:
         """Join this idle connection."""
         super().take_entry(entry)
-        self._join(entry)
+        self.join(entry)
 
     def take_exclusive(self) -> Entry | None:
         """Take an idle connection alone; None if there is none, or too many have that."""
@@ -195,7 +195,7 @@ class SharedLedger(Ledger):
                 self._turn_away is not None and self.waiters and self._turn_away(waiter)
             ):
                 self.leases += 1
-                self._join(entry)
+                self.join(entry)
                 waiter.set_result(entry)
         if entry.users == 0:
             self.bar(entry)
@@ -248,6 +248,14 @@ class SharedLedger(Ledger):
         if self._loners:
             self._reserve()
 
+    def join(self, entry: Entry) -> None:
+        """One more uses a leased connection."""
+        entry.users += 1
+        if entry.users < self.share:
+            self.roomy[entry] = None
+        else:
+            self.bar(entry)
+
     def bar(self, entry: Entry) -> None:
         """Let nobody join a connection, whether or not somebody could before."""
         self.roomy.pop(entry, None)
@@ -255,13 +263,6 @@ class SharedLedger(Ledger):
             self.ready = None
 
     # Inside
-
-    def _join(self, entry: Entry) -> None:
-        entry.users += 1
-        if entry.users < self.share:
-            self.roomy[entry] = None
-        else:
-            self.bar(entry)
 
     def _seclude(self, entry: Entry) -> None:
         self.bar(entry)

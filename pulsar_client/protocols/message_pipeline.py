@@ -95,19 +95,7 @@ class MessagePipeline:
     # The way of a request
 
     def begin_request(self, message: Any, timeout: float | None) -> "asyncio.Future[Any] | None":
-        """Make a request of which nothing is needed but the future of its reply.
-
-        Args:
-            message: for the codec.
-            timeout: seconds after which the future gets a ``RequestTimeout``.
-
-        Returns:
-            The future; None, and nothing is made, where somebody listens to the events of
-            requests, or the connection takes no more of them.
-
-        Raises:
-            Exception: what the codec raised.
-        """
+        """Make a request; this is ``Connection.begin_request()`` where there is a codec."""
         connection = self._connection
         transport, producer = connection._transport, connection.producer
         if (
@@ -145,14 +133,13 @@ class MessagePipeline:
                 connection.expire_later(waiter, timeout)
         size = self._size = self._size + len(data)
         if not self._scheduled:
-            alone = not self._in_flight and self._last_batch == 1 and len(self._batch) == 1
-            if alone and not connection._feeding:
+            if not self._in_flight and self._last_batch == 1 and len(self._batch) == 1:
                 # Nobody to share a system call with, neither now nor the last time.
-                self.flush()
+                self._flush_now()
             else:
-                self._flush_later()
-        elif size >= _BATCH_LIMIT and not connection._feeding:
-            self.flush()
+                self._schedule_flush()
+        elif size >= _BATCH_LIMIT:
+            self._flush_now()
         return waiter
 
     def _begin_later(self, waiter: Any, data: bytes) -> None:
@@ -180,12 +167,19 @@ class MessagePipeline:
             self._batch.append(waiter)
             self._chunks.append(data)
             self._size += len(data)
-            if self._size >= _BATCH_LIMIT and not connection._feeding:
-                self.flush()
+            if self._size >= _BATCH_LIMIT:
+                self._flush_now()
         if self._batch and not self._scheduled:
-            self._flush_later()
+            self._schedule_flush()
 
-    def _flush_later(self) -> None:
+    def _flush_now(self) -> None:
+        """Flush; but not in the middle of replies, of which the next may be nobody's (I16)."""
+        if not self._connection._feeding:
+            self.flush()
+        elif not self._scheduled:
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
         self._scheduled = True
         self._connection._loop.call_soon(self._flush_turn)
 
@@ -324,7 +318,7 @@ class MessagePipeline:
             alone = self._last_batch >= sent and not self._scheduled
             self._give_replies(data, sent // 2 if alone and sent > _AT_ONCE else None)
             if sent > _AT_ONCE and not self._scheduled:
-                self._flush_later()  # they ask again now: not a turn later than that
+                self._schedule_flush()  # they ask again now: not a turn later than that
 
     def give_rest(self) -> None:
         """Give out what has arrived and was left for the next turn."""
