@@ -2,33 +2,19 @@
 
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-#: Seconds that one may take on a machine that has other work.
-LIMIT = 280
+from benchmark_kit import run_benchmark
 
 pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # Their loops are their own: warnings that fail a test here stay out of it.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")}
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    return run_benchmark("benchmarks", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +60,7 @@ def test_a_goal_is_measured_and_written_down(goal: str, works: set[str], tmp_pat
 
 
 def test_pipelining_is_measured() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.pipelining", "--quick"],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run_benchmark("benchmarks.pipelining", "--quick")
     assert done.returncode == 0, done.stderr
     for name in ("codec, 1 task", "codec, time-outs, 50 tasks", "consumers, 50 tasks"):
         assert name in done.stdout
@@ -92,17 +70,8 @@ def test_pipelining_is_measured() -> None:
     sys.platform != "linux" or shutil.which("cc") is None, reason="needs Linux and a C compiler"
 )
 def test_workers_of_datagrams_are_measured() -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.datagrams_workers"),
-            *("--loop", "asyncio", "--rounds", "1", "--operations", "500"),
-        ],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
+    done = run_benchmark(
+        "benchmarks.datagrams_workers", "--loop", "asyncio", "--rounds", "1", "--operations", "500"
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -113,17 +82,7 @@ def test_workers_of_datagrams_are_measured() -> None:
 
 def test_the_load_harness_is_measured() -> None:
     pytest.importorskip("hdrh", reason="hdrhistogram is not installed")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.harness", "f10"),
-            *("--rounds", "1", "--seconds", "0.1"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run_benchmark("benchmarks.harness", "f10", "--rounds", "1", "--seconds", "0.1")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     measured = [line for line in lines if "ratio" in line]
@@ -135,15 +94,7 @@ def test_the_load_harness_is_measured() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 def test_the_memory_of_tls_connections_is_measured(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.tls_memory", "--quick", "--json", str(file)],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run_benchmark("benchmarks.tls_memory", "--quick", "--json", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     results = json.loads(file.read_text(encoding="utf-8"))["results"]
     assert {"asyncio, hand-written", "asyncio, TcpServer"} <= results.keys()

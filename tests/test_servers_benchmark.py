@@ -2,39 +2,23 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from benchmark_kit import run_benchmark
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "killpg") or not Path("/proc").exists(), reason="servers of POSIX systems"
 )
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHONASYNCIO")}
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.servers", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-
-
 def measured(tmp_path: Path, only: str, faults: str) -> dict[str, Any]:
     """The outcomes of one round by fault, each complete."""
     file = tmp_path / "figures.json"
     arguments = ["--quick", "--rounds", "1", "--only", only, "--faults", faults]
-    done = run(*arguments, "--json", str(file))
+    done = run_benchmark("benchmarks.servers", *arguments, "--json", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(file.read_text(encoding="utf-8"))
     assert report["versions"][only] in done.stdout
@@ -61,6 +45,6 @@ def test_another_server(tmp_path: Path) -> None:
 
 def test_wrong_use() -> None:
     for arguments in (["--only", "nobody"], ["--faults", "none"], ["--rounds", "0"]):
-        done = run(*arguments)
+        done = run_benchmark("benchmarks.servers", *arguments)
         assert done.returncode == 2
         assert done.stderr.startswith("usage: python -m benchmarks.servers ")

@@ -1,13 +1,13 @@
 """When dead workers are replaced, to the instant: on a virtual clock."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import cast
+
+from virtual_clock import virtual
 
 from pulsar_client.app.crew import Crew
 from pulsar_client.app.restarts import FIRST, LONG_LIFE, RestartDelay
 from pulsar_client.app.worker_handle import WorkerHandle
-from pulsar_client.testing import VirtualClockLoop
 
 
 class Worker:
@@ -79,15 +79,6 @@ class Started:
         self.die(worker)
         await self.until(count + 1)
         return self.workers[-1].born - died
-
-
-def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    def on_virtual_clock() -> None:
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(test())
-
-    on_virtual_clock.__doc__ = test.__doc__
-    return on_virtual_clock
 
 
 def rounded(delays: list[float]) -> list[float]:

@@ -4,18 +4,18 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from virtual_clock import virtual
 
 from pulsar_client.app import single_process, worker_process
 from pulsar_client.app.arbiter import Arbiter
 from pulsar_client.app.configuration import Configuration
 from pulsar_client.app.settings import Settings
 from pulsar_client.app.single_process import SingleProcess
-from pulsar_client.testing import VirtualClockLoop
 
 GRACE = 5.0
 
@@ -33,15 +33,6 @@ class Worker:
 
     def signal(self, number: int) -> None:
         self.signals.append((round(asyncio.get_running_loop().time(), 6), number))
-
-
-def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    def on_virtual_clock() -> None:
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(test())
-
-    on_virtual_clock.__doc__ = test.__doc__
-    return on_virtual_clock
 
 
 def of_settings(kind: Any) -> Any:

@@ -3,10 +3,10 @@
 import asyncio
 import itertools
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import cast
 
 import pytest
+from virtual_clock import virtual
 
 from pulsar_client.app.service_manager import ServiceManager
 from pulsar_client.app.stuck_workers import StuckWorkers
@@ -54,15 +54,6 @@ class Watch(StuckWorkers):
     def look(self) -> None:
         self.looks.append(asyncio.get_running_loop().time())
         super().look()
-
-
-def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    def on_virtual_clock() -> None:
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(test())
-
-    on_virtual_clock.__doc__ = test.__doc__
-    return on_virtual_clock
 
 
 @virtual

@@ -1,26 +1,13 @@
 """The idle time-out: lazily re-armed, never during a request (A9)."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from protocol_kit import Line, Silent, SlowLine, connected, dialled, lost, served, turns, until
+from virtual_clock import virtual
 
 from pulsar_client import Connection, ConnectionClosed
-from pulsar_client.testing import VirtualClockLoop
-
-
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a test on a clock that costs no time."""
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(test())
-
-    run.__name__ = test.__name__
-    run.__doc__ = test.__doc__
-    return run
 
 
 @pytest.mark.parametrize("value", [-1, "soon", True, float("inf"), float("nan")])

@@ -1,13 +1,14 @@
 """Replies to requests that left together come in two turns, so that peer and client both work."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from line_codec import LineCodec
 from protocol_kit import Line, lost, turns
+from virtual_clock import virtual
 
 from pulsar_client import (
     Connection,
@@ -17,7 +18,15 @@ from pulsar_client import (
     Protocol,
     ProtocolError,
 )
-from pulsar_client.testing import VirtualClockLoop, memory_pair
+from pulsar_client.testing import memory_pair
+
+
+def numbers(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+def as_data(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
 
 
 class Scripted(Protocol):
@@ -38,7 +47,7 @@ class Scripted(Protocol):
 
     def answer(self, *more: bytes) -> None:
         """Echo them, in one piece."""
-        self.write(b"".join(line + b"\n" for line in (*self.take(), *more)))
+        self.write(as_data((*self.take(), *more)))
 
 
 #: The second is so long that both do.
@@ -77,6 +86,15 @@ def ask(near: Connection, count: int, name: bytes = b"") -> "list[asyncio.Future
     return made  # type: ignore[return-value]
 
 
+async def half_given(near: Connection, far: Scripted) -> "list[asyncio.Future[Any]]":
+    """Ten requests in the turn in which all their replies have arrived: five have theirs."""
+    waiters = ask(near, 10)
+    await turns()
+    near.data_received(as_data(far.take()))
+    assert sum(waiter.done() for waiter in waiters) == 5
+    return waiters
+
+
 async def replied(waiters: "list[asyncio.Future[Any]]") -> list[int]:
     """How many are done, in each turn in which there are more."""
     seen: list[int] = []
@@ -98,7 +116,7 @@ async def test_half_of_those_that_left_together_in_each_of_two_turns(
         assert len(far.pieces) == 1  # one write
         far.answer()
         assert await replied(waiters) == expected
-        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(count)]
+        assert [waiter.result() for waiter in waiters] == numbers(count)
         assert near.is_reusable
 
 
@@ -131,10 +149,10 @@ async def test_groups_are_not_divided() -> None:
         lines = far.take()
         second = ask(near, 5)
         await turns()
-        near.data_received(b"".join(line + b"\n" for line in lines))
+        near.data_received(as_data(lines))
         assert all(waiter.done() for waiter in first)
         third = ask(near, 4)
-        near.data_received(b"".join(line + b"\n" for line in far.take()))
+        near.data_received(as_data(far.take()))
         assert all(waiter.done() for waiter in second)
         await turns()
         far.answer()
@@ -159,9 +177,9 @@ async def test_other_replies_that_come_before_the_next_turn_are_in_their_order()
         waiters = ask(near, 10)
         await turns()
         lines = far.take()
-        near.data_received(b"".join(line + b"\n" for line in lines[:7]))
+        near.data_received(as_data(lines[:7]))
         assert sum(waiter.done() for waiter in waiters) == 5
-        near.data_received(b"".join(line + b"\n" for line in lines[7:]))
+        near.data_received(as_data(lines[7:]))
         assert [waiter.result() for waiter in waiters] == lines
         await turns()
         assert near.is_reusable
@@ -172,23 +190,21 @@ async def test_a_reply_that_nobody_asked_for_is_not_that_of_a_request_sent_meanw
     async with joined(Long) as (near, _):
         waiters = ask(near, 10)
         await turns()
-        near.data_received(b"".join(b"%d\n" % number for number in range(11)))
+        near.data_received(as_data(numbers(11)))
         assert sum(waiter.done() for waiter in waiters) == 5
         late = [near.begin_request(line, None) for line in LEAVES_AT_ONCE]
         for end in await asyncio.gather(*late, return_exceptions=True):  # type: ignore[arg-type]
             assert isinstance(end, ConnectionClosed)
             assert not end.sent
             assert isinstance(end.__cause__, ProtocolError)
-        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(10)]
+        assert [waiter.result() for waiter in waiters] == numbers(10)
 
 
 async def test_who_asks_at_once_is_sent_behind_what_has_arrived() -> None:
     async with joined(Long) as (near, far):
-        waiters = ask(near, 10)
-        await turns()
-        near.data_received(b"".join(line + b"\n" for line in far.take()))
+        waiters = await half_given(near, far)
         late = [near.begin_request(line, None) for line in LEAVES_AT_ONCE]
-        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(10)]
+        assert [waiter.result() for waiter in waiters] == numbers(10)
         await turns()
         far.answer()
         assert await asyncio.gather(*late) == LEAVES_AT_ONCE  # type: ignore[arg-type]
@@ -196,12 +212,10 @@ async def test_who_asks_at_once_is_sent_behind_what_has_arrived() -> None:
 
 async def test_an_abort_between_the_two_turns_fails_those_that_have_no_reply_yet() -> None:
     async with joined() as (near, far):
-        waiters = ask(near, 10)
-        await turns()
-        near.data_received(b"".join(line + b"\n" for line in far.take()))
+        waiters = await half_given(near, far)
         near.abort()
         await turns()
-        assert [waiter.result() for waiter in waiters[:5]] == [b"%d" % n for n in range(5)]
+        assert [waiter.result() for waiter in waiters[:5]] == numbers(5)
         for waiter in waiters[5:]:
             with pytest.raises(ConnectionClosed) as caught:
                 waiter.result()
@@ -214,14 +228,12 @@ async def test_a_peer_that_closes_behind_its_replies_has_given_all_of_them() -> 
         await turns()
         far.answer()
         far.close()
-        assert await asyncio.gather(*waiters) == [b"%d" % number for number in range(10)]
+        assert await asyncio.gather(*waiters) == numbers(10)
 
 
 async def test_some_were_cancelled_between_the_two_turns() -> None:
     async with joined() as (near, far):
-        waiters = ask(near, 10)
-        await turns()
-        near.data_received(b"".join(line + b"\n" for line in far.take()))
+        waiters = await half_given(near, far)
         near.end_request(waiters[8], waiters[8])
         await turns()
         left = waiters[:8] + waiters[9:]
@@ -239,35 +251,30 @@ async def test_a_codec_that_gives_a_list_loses_nothing_in_between() -> None:
             waiters = ask(near, 10, name)
             await turns()
             lines = far.take()
-            near.data_received(b"".join(line + b"\n" for line in lines[:8]))
-            near.data_received(b"".join(line + b"\n" for line in lines[8:9]))
+            near.data_received(as_data(lines[:8]))
+            near.data_received(as_data(lines[8:9]))
             await turns()
             near.data_received(lines[9] + b"\n")
             assert [waiter.result() for waiter in waiters] == lines
 
 
 @pytest.mark.parametrize("listened", [False, True])
-def test_what_arrives_in_the_turn_of_a_deadline_is_not_late(listened: bool) -> None:
+@virtual
+async def test_what_arrives_in_the_turn_of_a_deadline_is_not_late(listened: bool) -> None:
     """As after a turn that took long: what is there to be read is read before timers end."""
     seen: list[object] = []
-
-    async def run() -> None:
-        producer, loop = Producer(), asyncio.get_running_loop()
-        async with joined(producer=producer) as (near, _):
-            if listened:
-                producer.event("post_request").bind(lambda *args, **kw: seen.append(args))  # type: ignore[union-attr]
-            replies = b"".join(b"%d\n" % number for number in range(10))
-            # In the turn of the deadlines, and before they are looked at.
-            loop.call_later(1.0, near.data_received, replies)
-            ends = await asyncio.gather(
-                *(near.request(b"%d" % number, 1.0) for number in range(10)),
-                return_exceptions=True,
-            )
-            assert ends == [b"%d" % number for number in range(10)]
-            assert near.is_reusable
-
-    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-        runner.run(run())
+    producer, loop = Producer(), asyncio.get_running_loop()
+    async with joined(producer=producer) as (near, _):
+        if listened:
+            producer.event("post_request").bind(lambda *args, **kw: seen.append(args))  # type: ignore[union-attr]
+        # In the turn of the deadlines, and before they are looked at.
+        loop.call_later(1.0, near.data_received, as_data(numbers(10)))
+        ends = await asyncio.gather(
+            *(near.request(b"%d" % number, 1.0) for number in range(10)),
+            return_exceptions=True,
+        )
+        assert ends == numbers(10)
+        assert near.is_reusable
     assert len(seen) == 10 * listened
 
 
@@ -301,11 +308,11 @@ async def test_what_is_wrong_behind_replies_does_not_cost_those_that_have_arrive
     async with joined(Parsing) as (near, _):
         waiters = ask(near, 10)
         await turns()
-        near.data_received(b"".join(b"%d\n" % number for number in range(8)))
+        near.data_received(as_data(numbers(8)))
         assert sum(waiter.done() for waiter in waiters) == 5
         near.data_received(b"bad\n")
         ends = await asyncio.gather(*waiters, return_exceptions=True)
-        assert ends[:8] == [b"%d" % number for number in range(8)]
+        assert ends[:8] == numbers(8)
         assert isinstance(ends[8], ProtocolError)
         assert isinstance(ends[9], ConnectionClosed)
 
@@ -351,21 +358,18 @@ async def test_nor_is_what_it_sends_at_once(others: int, more: bytes) -> None:
         consumer.start(b"first")
         waiters = ask(near, others)
         await turns()
-        near.data_received(b"".join(line + b"\n" for line in far.take()) + more)
+        near.data_received(as_data(far.take()) + more)
         (end,) = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(end, ConnectionClosed | ProtocolError)
-        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(others)]
+        assert [waiter.result() for waiter in waiters] == numbers(others)
 
 
 async def test_an_upgrade_between_the_two_turns_comes_behind_the_rest() -> None:
     async with joined() as (near, far):
-        waiters = ask(near, 10)
-        await turns()
-        near.data_received(b"".join(line + b"\n" for line in far.take()))
-        assert sum(waiter.done() for waiter in waiters) == 5
+        waiters = await half_given(near, far)
         near.upgrade(Listening)
         near.data_received(b"behind")
-        assert [waiter.result() for waiter in waiters] == [b"%d" % n for n in range(10)]
+        assert [waiter.result() for waiter in waiters] == numbers(10)
         consumer = near.current_consumer()
         assert isinstance(consumer, Listening)
         assert consumer.heard == [b"behind"]

@@ -2,20 +2,20 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import socket
 import ssl
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
+from virtual_clock import virtual
 
 from pulsar_client import Connection, DelimitedDecoder, Protocol, ProtocolConsumer, TcpServer
 from pulsar_client.servers.patience import Patience
-from pulsar_client.testing import MemoryTransport, VirtualClockLoop, memory_pair
+from pulsar_client.testing import MemoryTransport, memory_pair
 
 LOOPBACK = ("127.0.0.1", 0)
 # The time a client has in these tests, and for how long the patient ones are watched: several
@@ -179,15 +179,6 @@ async def watched(factory: Any = echo, **kw: Any) -> AsyncIterator[Far]:
         protocol.abort()
         await asyncio.sleep(0.001)
         assert server.connections == 0
-
-
-def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    @functools.wraps(test)
-    def on_virtual_clock(**kw: Any) -> None:
-        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
-            runner.run(test(**kw))
-
-    return on_virtual_clock
 
 
 # -- the handshake ---------------------------------------------------------------------------
